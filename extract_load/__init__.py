@@ -1,0 +1,1 @@
+"""Lands tables of a PostgreSQL application database in a PostgreSQL warehouse."""

@@ -1,0 +1,234 @@
+"""The settings as frozen values that check themselves.
+
+What a key means, its default and its type stand here once; `settings_file` reads documents
+into these values, and the JSON schema of a settings file is made from them.
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from extract_load.identifiers import TableName, check_name, parse_table_name
+from extract_load.predicate import Predicate, parse_predicate
+
+
+class SyncMode(StrEnum):
+    """How a table follows its source."""
+
+    FULL_SYNC = "full_sync"
+    """Every run reads the whole table; the raw table becomes the snapshot."""
+    INCREMENTAL_SYNC = "incremental_sync"
+    """Rows whose cursor column is at or above the last watermark are merged by key."""
+    XMIN_INCREMENTAL = "xmin_incremental"
+    """Rows written by transactions since the last snapshot are merged by key."""
+
+
+class Deletes(StrEnum):
+    """What becomes of rows that left the source."""
+
+    IGNORE = "ignore"
+    """They stay as they were."""
+    HARD = "hard"
+    """They are deleted."""
+    SOFT = "soft"
+    """They stay, with the time of the publish in `_deleted_at`."""
+
+
+class Verify(StrEnum):
+    """What is proved before a publish commits."""
+
+    COUNT = "count"
+    """The counts of source snapshot, scratch and raw table add up."""
+    OFF = "off"
+    """Nothing beyond what the chunks themselves prove."""
+
+
+class CursorType(StrEnum):
+    """What a cursor column holds."""
+
+    TIMESTAMP = "timestamp"
+    TIMESTAMPTZ = "timestamptz"
+    DATE = "date"
+    INTEGER = "integer"
+    BIGINT = "bigint"
+    NUMERIC = "numeric"
+
+
+_DURATION = re.compile(
+    r"\s*(?P<amount>\d+(?:\.\d+)?)\s*"
+    r"(?P<unit>s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)\s*",
+    re.IGNORECASE,
+)
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: object) -> timedelta:
+    """Returns the duration that a settings file wrote as text or as a number of seconds.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> parse_duration("15m") == parse_duration("15 minutes") == parse_duration(900)
+        True
+    """
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return timedelta(seconds=value)
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        msg = f'{value!r} is no duration; write "15m", "15 minutes" or a number of seconds'
+        raise ValueError(msg)
+    return timedelta(seconds=float(match["amount"]) * _UNIT_SECONDS[match["unit"][0].lower()])
+
+
+def _table_name(value: object) -> TableName:
+    if isinstance(value, TableName):
+        return value
+    return parse_table_name(value if isinstance(value, str) else repr(value))
+
+
+def _column_names(value: object) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        msg = f"{value!r} is neither a column name nor a list of them"
+        raise ValueError(msg)
+    if len(set(names)) < len(names):
+        msg = "a column is named twice"
+        raise ValueError(msg)
+    return tuple(check_name(name) for name in names)
+
+
+def _lookback(value: object) -> timedelta | float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    return parse_duration(value)
+
+
+def _predicate(value: object) -> Predicate:
+    if isinstance(value, Predicate):
+        return value
+    return parse_predicate(value if isinstance(value, str) else repr(value))
+
+
+Columns = Annotated[tuple[str, ...], BeforeValidator(_column_names)]
+ConnectionId = Annotated[str, Field(min_length=1)]
+_STRICT_KEYS = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSettings:
+    """One source table, the raw table it lands in, and how."""
+
+    __pydantic_config__: ClassVar[Any] = _STRICT_KEYS
+
+    source: Annotated[TableName, BeforeValidator(_table_name)]
+    """The table in the source database."""
+    target: Annotated[TableName, BeforeValidator(_table_name)]
+    """The raw table in the target database."""
+    source_connection: ConnectionId
+    """Connection id of the source database."""
+    target_connection: ConnectionId
+    """Connection id of the target database."""
+    sync_mode: SyncMode = SyncMode.FULL_SYNC
+    """How the table follows its source."""
+    primary_key: Columns = ()
+    """Column or columns that name a row; default: the source's primary key."""
+    incremental_field: Annotated[str, BeforeValidator(check_name)] | None = None
+    """The cursor column of incremental_sync."""
+    incremental_field_type: CursorType | None = None
+    """What the cursor column holds; default: what the catalog says."""
+    batch_size: Annotated[int, Field(ge=1)] = 50_000
+    """Rows a chunk aims at."""
+    chunk_mode: bool = True
+    """False: the table is one chunk."""
+    enable_checkpoint: bool = True
+    """False: a chunk that is already loaded is loaded again after a retry."""
+    max_retries: Annotated[int, Field(ge=0)] = 3
+    """How often a chunk is tried again after a fault that may pass."""
+    parallel_workers: Annotated[int, Field(ge=1, le=32)] = 1
+    """Chunks of this table moved at the same time, each over connections of its own."""
+    memory_limit_mb: Annotated[int, Field(ge=16)] = 256
+    """Bound on the resident memory of landing this table, in MiB."""
+    custom_where: Annotated[Predicate, BeforeValidator(_predicate)] | None = None
+    """Only rows for which this SQL expression is true belong to the table."""
+    columns: Columns = ()
+    """Columns to land; default: all. Key and cursor are always landed."""
+    exclude_columns: Columns = ()
+    """Columns not to land. Key and cursor are always landed."""
+    deletes: Deletes | None = None
+    """What becomes of rows that left the source; the default depends on the sync mode."""
+    max_delete_ratio: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """A publish that would delete more of the live rows than this fails."""
+    lookback: Annotated[timedelta | float, BeforeValidator(_lookback)] | None = None
+    """How far below the watermark incremental_sync reads again: time, or a number."""
+    verify: Verify = Verify.COUNT
+    """What is proved before a publish commits."""
+    enabled: bool = True
+    """False: the table is skipped."""
+    dag: str | None = None
+    """The Airflow DAG the table belongs to."""
+    description: str = ""
+    """For people."""
+    source_description: str = ""
+    """For people."""
+
+    @property
+    def follows_deletes(self) -> Deletes:
+        """What becomes of rows that left the source, the mode's default applied."""
+        if self.deletes is not None:
+            return self.deletes
+        if self.sync_mode is SyncMode.INCREMENTAL_SYNC:
+            return Deletes.IGNORE
+        return Deletes.HARD
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What holds for a run as a whole; also the defaults of its tables' connections."""
+
+    __pydantic_config__: ClassVar[Any] = _STRICT_KEYS
+
+    source_connection: ConnectionId | None = None
+    """Connection id of the source of tables that name none."""
+    target_connection: ConnectionId | None = None
+    """Connection id of the target of tables that name none."""
+    tables_in_parallel: Annotated[int, Field(ge=1, le=32)] = 2
+    """Tables landed at the same time."""
+    source_max_connections: Annotated[int, Field(ge=2)] = 4
+    """Connections a run may hold on one source, the one that holds the snapshot included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a run needs to know, from one document or one dbt project."""
+
+    tables: tuple[TableSettings, ...]
+    """In the order they were declared."""
+    run: RunSettings = field(default_factory=RunSettings)
+    origin: str = "settings"
+    """Where they were read, for messages."""
+
+
+NOT_BUILT_KEYS = frozenset(
+    {
+        "adopt",
+        "distributed",
+        "late_rows",
+        "ledger_retention",
+        "mask",
+        "max_active_sessions",
+        "max_replica_lag",
+        "schema_change",
+        "snapshot_max_age",
+        "stall_timeout",
+        "targets",
+        "throttle_mb_per_second",
+    }
+)
+"""Keys of a later version: using one is a problem that says so, never silently ignored."""

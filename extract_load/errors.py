@@ -1,0 +1,120 @@
+"""Every error this package raises on purpose, as one tree.
+
+    ExtractLoadError
+    ├── ConfigError          settings or arguments are wrong; exit status 2
+    ├── SourceError          the source refused or cannot do it
+    │   └── SourceUnavailable    ... and may be there again in a moment (retryable)
+    ├── TargetError          the target refused or cannot do it
+    │   └── TargetUnavailable    ... and may be there again in a moment (retryable)
+    ├── SchemaMismatch       source and raw table do not fit together
+    ├── GuardTripped         publishing was refused to protect the raw table
+    ├── LeaseHeld            another run writes this raw table now (retryable)
+    └── VerificationFailed   the counts do not add up; nothing was published
+
+The form is PostgreSQL's own (manual, "Error Message Style Guide"): primary, detail, hint.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ExtractLoadError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        primary: What happened, one line, lower case, no full stop.
+        detail: The facts behind it, in full sentences.
+        hint: What the reader can do about it, in full sentences.
+    """
+
+    retryable = False
+    exit_code = 1
+
+    def __init__(self, primary: str, detail: str = "", hint: str = "") -> None:
+        super().__init__(primary)
+        self.primary = primary
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [f"error: {self.primary}"]
+        for label, text in (("detail", self.detail), ("hint", self.hint)):
+            if text:
+                lines.append(f"{label}: " + text.replace("\n", "\n" + " " * (len(label) + 2)))
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, str | bool]:
+        """Returns the error as the JSON of a report shows it."""
+        return {
+            "class": type(self).__name__,
+            "primary": self.primary,
+            "detail": self.detail,
+            "hint": self.hint,
+            "retryable": self.retryable,
+        }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in the settings."""
+
+    table: str
+    """The table as it was written, or "" for a key at the top."""
+    key: str
+    """The key that holds the problem, or "" for the table as a whole."""
+    primary: str
+    """What is wrong, one sentence."""
+
+    def __str__(self) -> str:
+        place = ".".join(part for part in (self.table, self.key) if part)
+        return f"{place}: {self.primary}" if place else self.primary
+
+
+class ConfigError(ExtractLoadError):
+    """Settings or arguments are wrong. Carries every problem found, not the first."""
+
+    exit_code = 2
+
+    def __init__(
+        self, primary: str, detail: str = "", hint: str = "", problems: Sequence[Problem] = ()
+    ) -> None:
+        super().__init__(primary, detail or "\n".join(map(str, problems)), hint)
+        self.problems = tuple(problems)
+
+
+class SourceError(ExtractLoadError):
+    """The source refused, or cannot do what was asked."""
+
+
+class SourceUnavailable(SourceError):
+    """The source cannot be reached now; trying again may help."""
+
+    retryable = True
+
+
+class TargetError(ExtractLoadError):
+    """The target refused, or cannot do what was asked."""
+
+
+class TargetUnavailable(TargetError):
+    """The target cannot be reached now; trying again may help."""
+
+    retryable = True
+
+
+class SchemaMismatch(ExtractLoadError):
+    """Source table and raw table do not fit together."""
+
+
+class GuardTripped(ExtractLoadError):
+    """Publishing was refused to protect what the raw table holds."""
+
+
+class LeaseHeld(ExtractLoadError):
+    """Another run writes this raw table now."""
+
+    retryable = True
+
+
+class VerificationFailed(ExtractLoadError):
+    """Counts of source, scratch and raw table do not add up."""

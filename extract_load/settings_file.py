@@ -1,0 +1,219 @@
+"""Documents into settings.
+
+Every problem of a whole document is collected and told at once, before any connection is
+opened.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from extract_load.config import (
+    NOT_BUILT_KEYS,
+    RunSettings,
+    Settings,
+    SyncMode,
+    TableSettings,
+)
+from extract_load.errors import ConfigError, Problem
+
+Document = dict[str, Any]
+
+_HINT = 'Run "extract-load plan" after the change; it touches nothing.'
+TABLE_KEYS = frozenset(item.name for item in fields(TableSettings))
+RUN_KEYS = frozenset(item.name for item in fields(RunSettings))
+_CONNECTION_VARIABLES = {
+    "source_connection": "SOURCE_POSTGRES_CONN_ID",
+    "target_connection": "TARGET_POSTGRES_CONN_ID",
+}
+Value = TypeVar("Value")
+
+_table = TypeAdapter(TableSettings)
+_run = TypeAdapter(RunSettings)
+
+
+def load_settings_file(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Returns the settings of a YAML or JSON file: run keys at its top and a list `tables`.
+
+    Args:
+        path: The file; JSON is read as the YAML it also is.
+        environ: Names the connections that the file does not.
+
+    Raises:
+        ConfigError: If it cannot be read, or holds any problem; all of them are named.
+    """
+    return settings_from_document(read_yaml(path), f'settings file "{path}"', environ)
+
+
+def settings_from_document(
+    document: object, origin: str, environ: Mapping[str, str] = {}
+) -> Settings:
+    """Returns the settings that a parsed document holds.
+
+    Args:
+        document: Run keys and a list `tables` of table keys.
+        origin: Where it came from, for messages.
+        environ: Names the connections that the document does not.
+
+    Raises:
+        ConfigError: If it holds any problem; all of them are named.
+    """
+    problems: list[Problem] = []
+    top = document if isinstance(document, dict) else {}
+    declared = top.get("tables")
+    if not isinstance(declared, list) or not declared:
+        problems.append(Problem("", "tables", "needed: a list of at least one table."))
+        declared = []
+    run_keys = {key: value for key, value in top.items() if key != "tables"}
+    run = _validated(_run, run_keys, "", RUN_KEYS, problems)
+    connections = _connections(run_keys, environ)
+    tables = [
+        _validated_table(entry, number, connections, problems)
+        for number, entry in enumerate(declared, start=1)
+    ]
+    landed = tuple(table for table in tables if table is not None)
+    problems += _problems_between(landed)
+    if problems or run is None:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise ConfigError(f"{origin} has {count}", hint=_HINT, problems=problems)
+    return Settings(tables=landed, run=run, origin=origin)
+
+
+def read_yaml(path: Path) -> Any:
+    """Returns what a YAML or JSON file holds.
+
+    Raises:
+        ConfigError: If it cannot be read, is neither, or says a key twice.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)  # noqa: S506 - safe
+    except OSError as exc:
+        raise ConfigError(
+            f'cannot read "{path}"', f"{exc.strerror}.", "Check the path and its permissions."
+        ) from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f'"{path}" is neither YAML nor JSON', str(exc), "Mend the line named above."
+        ) from exc
+
+
+class _YamlLoader(yaml.CSafeLoader):
+    """A safe loader for which a key that stands twice is an error, not a loss."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'key "{key.value}" stands twice', key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# ---------------------------------------------------------------- documents into values
+
+
+def _connections(run_keys: Document, environ: Mapping[str, str]) -> Document:
+    """Connection ids for tables that name none: the document's, then the environment's."""
+    found = {
+        key: run_keys.get(key) or environ.get(variable)
+        for key, variable in _CONNECTION_VARIABLES.items()
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _validated_table(
+    entry: object, number: int, connections: Document, problems: list[Problem]
+) -> TableSettings | None:
+    if not isinstance(entry, dict):
+        problems.append(Problem("", f"tables[{number}]", "is no mapping of table keys."))
+        return None
+    label = str(entry.get("source") or f"tables[{number}]")
+    found: list[Problem] = []
+    table = _validated(_table, {**connections, **entry}, label, TABLE_KEYS, found)
+    if table is not None:
+        found += [Problem(label, *problem) for problem in _problems_within(table)]
+    problems += found
+    return table
+
+
+def _validated(
+    adapter: TypeAdapter[Value],
+    keys: Document,
+    label: str,
+    known: frozenset[str],
+    problems: list[Problem],
+) -> Value | None:
+    try:
+        return adapter.validate_python(keys)
+    except ValidationError as exc:
+        for error in exc.errors(include_url=False):
+            key = str(error["loc"][0]) if error["loc"] else ""
+            problems.append(Problem(label, key, _sentence(error, key, known)))
+        return None
+
+
+def _sentence(error: Mapping[str, Any], key: str, known: frozenset[str]) -> str:
+    """What pydantic found, in our words."""
+    if error["type"] == "unexpected_keyword_argument":
+        return _unknown_key(key, known)
+    if error["type"] == "missing":
+        variable = _CONNECTION_VARIABLES.get(key)
+        return f"needed, but missing{f'; or set {variable}' if variable else ''}."
+    if error["type"] == "enum":
+        choices = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        return f'"{error["input"]}" is no {key.replace("_", " ")}; known: {choices}.'
+    if error["type"] == "value_error":
+        return f"{error['ctx']['error']}."
+    text = error["msg"].replace("Input should be", "should be")
+    return f"{text[0].lower()}{text[1:]}, not {error['input']!r}."
+
+
+def _unknown_key(key: str, known: frozenset[str]) -> str:
+    if key in NOT_BUILT_KEYS:
+        return "not built yet in this version; remove the key."
+    near = difflib.get_close_matches(key, known, n=1)
+    return "no such key" + (f'; did you mean "{near[0]}"?' if near else ".")
+
+
+def _problems_within(table: TableSettings) -> Iterator[tuple[str, str]]:
+    """What a table's keys get wrong together."""
+    incremental = table.sync_mode is SyncMode.INCREMENTAL_SYNC
+    if incremental and table.incremental_field is None:
+        yield "incremental_field", "needed by incremental_sync, but missing."
+    if table.columns and table.exclude_columns:
+        yield "exclude_columns", "cannot stand beside columns; keep one of them."
+    if table.sync_mode is SyncMode.FULL_SYNC and table.deletes == "ignore":
+        yield "deletes", "full_sync follows deletes by nature; write hard or soft."
+    subquery = table.custom_where is not None and table.custom_where.reads_tables
+    if subquery and table.sync_mode is not SyncMode.FULL_SYNC:
+        yield (
+            "custom_where",
+            f"a sub-query is possible in full_sync only: in {table.sync_mode} "
+            "rows would enter it unseen.",
+        )
+    reserved = {"_loaded_at", "_deleted_at"} & {*table.columns, *table.primary_key}
+    if reserved:
+        yield "columns", f"{min(reserved)} is written by extract-load and cannot be landed."
+    if table.source_connection == table.target_connection and table.source == table.target:
+        yield "target", "is the source itself."
+
+
+def _problems_between(tables: tuple[TableSettings, ...]) -> Iterator[Problem]:
+    """Two tables that would land in one raw table."""
+    first: dict[tuple[str, tuple[str, str]], TableSettings] = {}
+    for table in tables:
+        place = (table.target_connection, table.target.parts)
+        other = first.setdefault(place, table)
+        if other is not table:
+            yield Problem(
+                table.source.written,
+                "target",
+                f'"{table.target}" is the target of "{other.source}" too.',
+            )
