@@ -148,7 +148,7 @@ class TableSettings:
     chunk_mode: bool = True
     """False: the table is one chunk."""
     enable_checkpoint: bool = True
-    """False: a chunk that is already loaded is loaded again after a retry."""
+    """False: a run that was killed starts over."""
     max_retries: Annotated[int, Field(ge=0)] = 3
     """How often a chunk is tried again after a fault that may pass."""
     parallel_workers: Annotated[int, Field(ge=1, le=32)] = 1

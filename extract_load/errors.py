@@ -29,6 +29,8 @@ class ExtractLoadError(Exception):
 
     retryable = False
     exit_code = 1
+    sqlstate: str | None = None
+    """What the server said, where a server said it (manual, appendix A)."""
 
     def __init__(self, primary: str, detail: str = "", hint: str = "") -> None:
         super().__init__(primary)

@@ -1,0 +1,219 @@
+"""What a server and a table are, read from the catalog in the caller's transaction."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from extract_load.connection import Session
+from extract_load.errors import SourceError
+from extract_load.identifiers import TableName
+from extract_load.sql import queries
+
+_KINDS = {
+    "p": "a partitioned table",
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+}
+
+
+@dataclass(frozen=True)
+class ServerCut:
+    """A server, and the snapshot of the transaction that asked."""
+
+    version: int
+    """As PostgreSQL counts it: 160004 is 16.4."""
+    system_identifier: str
+    timeline: int
+    database_oid: int
+    lsn: str
+    """WAL insert position (replayed on a standby) just after the snapshot."""
+    xmin: int
+    """64-bit: every transaction below it had ended (manual, 9.28.6)."""
+    xmax: int
+    """64-bit: no transaction at or above it had ended."""
+    cut_at: str
+    """Start of the transaction, ISO 8601 in UTC."""
+    is_standby: bool
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a watermark is bound to: another server, timeline or database has other xids."""
+        return {
+            "system_identifier": self.system_identifier,
+            "timeline": self.timeline,
+            "database_oid": self.database_oid,
+        }
+
+
+@dataclass(frozen=True)
+class TypeDefinition:
+    """A type of a column, or a part of one."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    """pg_type.typtype: b(ase), c(omposite), d(omain), e(num), m(ultirange), r(ange)."""
+    element_oid: int
+    """The element of an array, else 0."""
+    base_oid: int
+    """The base of a domain, else 0."""
+    labels: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether every PostgreSQL server has it."""
+        return self.schema == "pg_catalog"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a relation."""
+
+    number: int
+    name: str
+    type_oid: int
+    type_modifier: int
+    type_text: str
+    """As SQL writes it, with its modifier: numeric(12,2)."""
+    is_not_null: bool
+    is_generated: bool = False
+    missing_value: str | None = None
+    """What rows older than the column show (pg_attribute.attmissingval)."""
+    default_expression: str | None = None
+    comment: str | None = None
+    is_readable: bool = True
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """A table as its catalog describes it."""
+
+    name: TableName
+    oid: int
+    kind: str
+    """pg_class.relkind."""
+    has_children: bool
+    """Whether tables inherit from it."""
+    columns: tuple[Column, ...]
+    types: tuple[TypeDefinition, ...]
+    unique_keys: tuple[tuple[str, ...], ...]
+    """Proved by a valid, immediate, whole-table unique index; the primary key first."""
+    primary_key: tuple[str, ...]
+    indexed_columns: frozenset[str]
+    """Columns that an index begins with."""
+    estimated_rows: int
+    """-1 where the table was never analyzed."""
+    heap_bytes: int
+    table_bytes: int
+    """Heap and TOAST."""
+    block_bytes: int = 8192
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names in the table's order."""
+        return tuple(column.name for column in self.columns)
+
+    def column(self, name: str) -> Column | None:
+        """Returns a column by name, or None."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    def is_proved_key(self, names: tuple[str, ...]) -> bool:
+        """Returns whether the server proves these columns unique and not null."""
+        is_unique = any(set(key) == set(names) for key in self.unique_keys)
+        return is_unique and all(
+            column.is_not_null for column in self.columns if column.name in names
+        )
+
+
+def read_server_cut(session: Session) -> ServerCut:
+    """Returns the server and the present transaction's snapshot."""
+    row = session.execute(queries("catalog")["server"], doing="read the server's identity")[0]
+    return ServerCut(*row)
+
+
+def read_table(session: Session, name: TableName) -> TableSchema | None:
+    """Returns what the catalog says about a table, or None where there is none."""
+    doing = f'read the catalog about "{name}"'
+    found = session.execute(
+        queries("catalog")["relation"], {"schema": name.schema, "table": name.table}, doing
+    )
+    if not found:
+        return None
+    oid, kind, has_children, rows, heap_bytes, table_bytes, block_bytes = found[0]
+    named = {"oid": oid}
+    keys = session.execute(queries("catalog")["unique_keys"], named, doing)
+    return TableSchema(
+        name=name,
+        oid=oid,
+        kind=kind,
+        has_children=has_children,
+        columns=_columns(session, named, doing),
+        types=_types(session, named, doing),
+        unique_keys=tuple(tuple(columns) for _, columns in keys),
+        primary_key=next((tuple(columns) for is_primary, columns in keys if is_primary), ()),
+        indexed_columns=frozenset(
+            column
+            for (column,) in session.execute(
+                queries("catalog")["leading_index_columns"], named, doing
+            )
+        ),
+        estimated_rows=rows,
+        heap_bytes=heap_bytes,
+        table_bytes=table_bytes,
+        block_bytes=block_bytes,
+    )
+
+
+def read_source_table(session: Session, name: TableName) -> TableSchema:
+    """Returns a table that can be landed.
+
+    Raises:
+        SourceError: If there is none, it is of a kind that is not landed, or the role may not
+            read it.
+    """
+    table = read_table(session, name)
+    where = session.parameters.conn_id
+    if table is None:
+        raise SourceError(
+            f'there is no table "{name}" in source "{where}"',
+            f"Looked in {session.parameters.address}.",
+            "Check the name: case is never folded. The role also needs USAGE on the schema.",
+        )
+    if table.kind != "r":
+        raise SourceError(
+            f'"{name}" in source "{where}" is {_KINDS[table.kind]}',
+            "This version lands plain tables only.",
+            'Name its plain tables one by one, or set "enabled: false".',
+        )
+    if table.has_children:
+        raise SourceError(
+            f'"{name}" in source "{where}" has child tables',
+            "Which rows are its own and which its children's is not told apart in this version.",
+            'Name the child tables one by one, or set "enabled: false".',
+        )
+    hidden = [column.name for column in table.columns if not column.is_readable]
+    if hidden:
+        raise SourceError(
+            f'the role may not read "{name}" in source "{where}"',
+            f"SELECT is missing on: {', '.join(hidden)}.",
+            f'Run "GRANT SELECT ON {name} TO {session.parameters.user}" on the source.',
+        )
+    return table
+
+
+def read_dependent_views(session: Session, oid: int) -> tuple[str, ...]:
+    """Returns the names of the views that read a relation."""
+    rows = session.execute(queries("catalog")["dependent_views"], {"oid": oid})
+    return tuple(name for (name,) in rows)
+
+
+def _columns(session: Session, named: dict[str, int], doing: str) -> tuple[Column, ...]:
+    rows = session.execute(queries("catalog")["columns"], named, doing)
+    return tuple(Column(*row) for row in rows)
+
+
+def _types(session: Session, named: dict[str, int], doing: str) -> tuple[TypeDefinition, ...]:
+    rows = session.execute(queries("catalog")["types"], named, doing)
+    return tuple(TypeDefinition(*row[:6], tuple(row[6] or ()), tuple(row[7] or ())) for row in rows)

@@ -1,0 +1,229 @@
+"""Sessions: one psycopg2 connection each, in transactions that say how long they may wait.
+
+Settings are made with SET LOCAL inside each transaction, because a transaction-pooling PgBouncer
+hands the next transaction to another server session, and refuses `options=` in a DSN.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+from extract_load.connection_parameters import ConnectionParameters
+from extract_load.retry import CONNECT_ATTEMPTS, Side, attempt, connect_error_from, error_from
+
+CONNECT_TIMEOUT_SECONDS = 10
+COPY_READ_BYTES = 1 << 18
+"""What psycopg2 asks the reader of a COPY FROM for at a time."""
+
+READ_CONSISTENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
+WRITE_CONSISTENT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
+
+Query = str | sql.Composable
+Row = tuple[Any, ...]
+
+_PINNED = {
+    # One text form of every value, whatever the servers' defaults (design of `verify`).
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "timezone": "UTC",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "client_encoding": "UTF8",
+    # Our own SQL names every schema; pg_catalog is always searched first.
+    "search_path": "",
+    # Fail rather than be shown fewer rows.
+    "row_security": "off",
+}
+_LIMITS: dict[Side, dict[str, str]] = {
+    "source": {
+        "statement_timeout": "2h",
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "15min",
+        "tcp_user_timeout": "60s",
+    },
+    "target": {
+        "statement_timeout": "2h",
+        "lock_timeout": "30s",
+        "idle_in_transaction_session_timeout": "15min",
+        "tcp_user_timeout": "60s",
+    },
+}
+
+
+class Session:
+    """One connection to one server.
+
+    Statements outside a `transaction` commit by themselves. Every error psycopg2 raises leaves
+    here as an `ExtractLoadError`.
+    """
+
+    def __init__(
+        self, parameters: ConnectionParameters, side: Side, name: str = "extract-load"
+    ) -> None:
+        """Connects, trying again for about three seconds while the server cannot be reached.
+
+        Raises:
+            SourceUnavailable: Or TargetUnavailable, if nobody answered.
+            SourceError: Or TargetError, if the server answered and refused.
+        """
+        self.parameters = parameters
+        self.side = side
+        self._name = name
+        self._raw = attempt(self._connect, attempts=CONNECT_ATTEMPTS)
+        self._raw.autocommit = True
+
+    def _connect(self) -> psycopg2.extensions.connection:
+        try:
+            connection: psycopg2.extensions.connection = psycopg2.connect(
+                **self.parameters.as_libpq(),
+                application_name=self._name,
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=3,
+            )
+        except psycopg2.OperationalError as exc:
+            raise connect_error_from(
+                exc, self.side, self.parameters.conn_id, self.parameters.address
+            ) from exc
+        return connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def version(self) -> int:
+        """The server's version as PostgreSQL counts it: 160004 is 16.4."""
+        return int(self._raw.server_version)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the connection stands and no transaction is open."""
+        if self._raw.closed:
+            return False
+        return bool(self._raw.info.transaction_status == TRANSACTION_STATUS_IDLE)
+
+    def close(self) -> None:
+        """Closes the connection; an open transaction is rolled back by the server."""
+        with suppress(psycopg2.Error):
+            self._raw.close()
+
+    def cancel(self) -> None:
+        """Ends the statement that runs now, from another thread."""
+        with suppress(psycopg2.Error):
+            self._raw.cancel()
+
+    def execute(
+        self, query: Query, arguments: Mapping[str, Any] | None = None, doing: str = "run a query"
+    ) -> list[Row]:
+        """Returns the rows of a statement; an empty list where it has none.
+
+        Args:
+            query: SQL. With arguments, every percent sign of its own is doubled: statements
+                that hold names or predicates take literals instead.
+            arguments: Values for `%(name)s`.
+            doing: For the error message: "could not <doing>".
+        """
+        with self._translated(doing), self._raw.cursor() as cursor:
+            cursor.execute(query, arguments)
+            return cursor.fetchall() if cursor.description else []
+
+    def change(
+        self, query: Query, arguments: Mapping[str, Any] | None = None, doing: str = "change rows"
+    ) -> int:
+        """Returns how many rows a statement changed. Arguments as in `execute`."""
+        with self._translated(doing), self._raw.cursor() as cursor:
+            cursor.execute(query, arguments)
+            return int(cursor.rowcount)
+
+    def copy(self, query: sql.Composable, stream: Any, doing: str) -> int:
+        """Returns how many rows a COPY moved between the server and a file-like stream."""
+        with self._translated(doing), self._raw.cursor() as cursor:
+            cursor.copy_expert(query, stream, COPY_READ_BYTES)
+            return int(cursor.rowcount)
+
+    @contextmanager
+    def transaction(
+        self, begin: str = WRITE, settings: Mapping[str, str] = {}, doing: str = "commit"
+    ) -> Iterator[Self]:
+        """Runs its block in one transaction: committed at its end, rolled back on any error.
+
+        Args:
+            begin: How it begins; one of the constants of this module.
+            settings: What to set besides, or instead of, the limits of this side.
+            doing: For the message when COMMIT itself fails.
+        """
+        self.begin(begin, settings)
+        try:
+            yield self
+        except BaseException:
+            self.roll_back()
+            raise
+        self.execute("COMMIT", doing=doing)
+
+    def begin(self, begin: str = WRITE, settings: Mapping[str, str] = {}) -> None:
+        """Opens a transaction and pins its settings, in one round trip."""
+        pinned = {**_PINNED, **_LIMITS[self.side], **settings}
+        statements = [sql.SQL(begin)] + [
+            sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), sql.Literal(value))
+            for name, value in pinned.items()
+        ]
+        self.execute(sql.SQL("; ").join(statements), doing="begin a transaction")
+
+    def roll_back(self) -> None:
+        """Ends the open transaction without its changes; a lost connection has done so."""
+        with suppress(psycopg2.Error):
+            if not self._raw.closed:
+                with self._raw.cursor() as cursor:
+                    cursor.execute("ROLLBACK")
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except psycopg2.Error as exc:
+            raise error_from(exc, self.side, doing) from exc
+
+
+class SessionRegistry:
+    """The sessions a run has open, so that a signal can end them all."""
+
+    def __init__(self, name: str) -> None:
+        """Opens none.
+
+        Args:
+            name: The sessions' application_name.
+        """
+        self._name = name
+        self._lock = threading.Lock()
+        self._open: set[Session] = set()
+
+    def open(self, parameters: ConnectionParameters, side: Side) -> Session:
+        """Returns a new session that `cancel_all` knows."""
+        session = Session(parameters, side, self._name)
+        with self._lock:
+            self._open.add(session)
+        return session
+
+    def close(self, session: Session) -> None:
+        """Closes a session and forgets it."""
+        session.close()
+        with self._lock:
+            self._open.discard(session)
+
+    def cancel_all(self) -> None:
+        """Ends what runs in every session."""
+        with self._lock:
+            sessions = list(self._open)
+        for session in sessions:
+            session.cancel()

@@ -1,0 +1,151 @@
+"""Leases: who may write a raw table now, with a token that fences everybody else.
+
+A lease is a row with a heartbeat on the target's clock. No session-level advisory lock: through a
+transaction-pooling PgBouncer another client would be given the same one.
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+from uuid import uuid4
+
+from extract_load import log
+from extract_load.connection import Session
+from extract_load.errors import ExtractLoadError, LeaseHeld
+from extract_load.identifiers import TableName
+from extract_load.sql import queries
+
+BEAT_SECONDS = 5.0
+EXPIRY_SECONDS = 30.0
+_POLL_SECONDS = 0.5
+
+logger = log.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write one raw table."""
+
+    target: TableName
+    run_id: str
+    token: str
+
+
+def application_name(run_id: str) -> str:
+    """Returns how a run's sessions call themselves, so that a takeover finds them all."""
+    return f"extract-load {run_id}"
+
+
+def acquire(session: Session, target: TableName, run_id: str, wait_seconds: float) -> Lease:
+    """Returns the lease of a raw table, taken over at once from a run that is gone.
+
+    Args:
+        session: To the target; its backend stands for the run in the lease.
+        target: The raw table.
+        run_id: The run that asks.
+        wait_seconds: How long to wait for a run that is alive.
+
+    Raises:
+        LeaseHeld: If another run still holds it then.
+    """
+    lease = Lease(target, run_id, str(uuid4()))
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        holder = _try_to_acquire(session, lease)
+        if holder is None:
+            return lease
+        if time.monotonic() >= deadline:
+            raise LeaseHeld(
+                f'another run writes "{target}" in target "{session.parameters.conn_id}"',
+                f"Run {holder[0]} has held the lease since {holder[1]}; waited {wait_seconds:g} s.",
+                "Wait for it, or raise --wait. A run that is gone loses its lease by itself.",
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _try_to_acquire(session: Session, lease: Lease) -> tuple[str, str] | None:
+    """Who holds the lease and since when; None when it is ours now."""
+    facts = {
+        "target_schema": lease.target.schema,
+        "target_table": lease.target.table,
+        "token": lease.token,
+        "run_id": lease.run_id,
+        "expiry_seconds": EXPIRY_SECONDS,
+    }
+    with session.transaction(doing="take the lease"):
+        if session.execute(queries("ledger")["acquire_lease"], facts):
+            return None
+        found = session.execute(queries("ledger")["read_lease"], facts)
+        if not found:  # released between the two statements
+            return ("unknown", "now")
+        run_id, acquired_at, is_ownerless = found[0]
+        if not is_ownerless:
+            return run_id, acquired_at
+        session.execute(
+            queries("ledger")["end_owner"], {"application_name": application_name(run_id)}
+        )
+        session.execute(queries("ledger")["take_over_lease"], facts)
+        logger.info("lease taken over", extra={"from_run": run_id, "table": lease.target.written})
+        return None
+
+
+def hold(session: Session, lease: Lease) -> None:
+    """Fences the caller's transaction: nobody takes the lease over until it ends.
+
+    Raises:
+        LeaseHeld: If somebody did before.
+    """
+    if not session.execute(queries("ledger")["hold_lease"], {"token": lease.token}):
+        raise LeaseHeld(
+            f'the lease of "{lease.target}" was taken over by another run',
+            f"Run {lease.run_id} was silent for more than {EXPIRY_SECONDS:g} s.",
+            "Nothing was lost: the other run publishes.",
+        )
+
+
+def release(session: Session, lease: Lease) -> None:
+    """Gives a lease back."""
+    session.execute(queries("ledger")["release_lease"], {"token": lease.token})
+
+
+class Heartbeat:
+    """A thread that keeps a run's leases, and its source snapshots, alive."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._ended = threading.Event()
+        self._targets: list[Session] = []
+        self._holders: list[Session] = []
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Starts to beat every five seconds."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops; returns when no beat is under way."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=BEAT_SECONDS * 2)
+
+    def add_target(self, session: Session) -> None:
+        """Beats for the run's leases in one more target."""
+        self._targets.append(session)
+
+    def add_holder(self, session: Session) -> None:
+        """Keeps one more snapshot's transaction from idling."""
+        self._holders.append(session)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            for session in tuple(self._targets):
+                self._try(session, queries("ledger")["beat"], {"run_id": self._run_id})
+            for session in tuple(self._holders):
+                self._try(session, "SELECT 1", None)
+
+    def _try(self, session: Session, query: str, facts: dict[str, str] | None) -> None:
+        try:
+            session.execute(query, facts, doing="beat")
+        except ExtractLoadError as error:
+            # The fence, not the beat, decides who may write: a lost beat is only told.
+            logger.warning("heartbeat lost", extra={"side": session.side, "why": error.primary})

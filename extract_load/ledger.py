@@ -1,0 +1,253 @@
+"""The ledger: the tables of schema `extract_load` in every target.
+
+Every function works inside the caller's transaction, so that what it says commits with the rows
+it speaks of.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from psycopg2 import sql
+from psycopg2.extras import Json
+
+from extract_load.connection import WRITE, Session
+from extract_load.errors import TargetError
+from extract_load.identifiers import TableName
+from extract_load.sql import queries
+from extract_load.watermark import Watermark
+
+SCHEMA = "extract_load"
+SCRATCH_SCHEMA = "extract_load_scratch"
+_MIGRATION_LOCK = 0x65_78_6C_64
+"""An arbitrary number of ours: the transaction-level advisory lock of migrations."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A chunk that is loaded."""
+
+    chunk: int
+    rows: int
+    bytes: int
+
+
+def migrate(session: Session) -> None:
+    """Creates or updates the ledger, in one transaction, one caller at a time.
+
+    Raises:
+        TargetError: If a newer version of this package wrote the ledger, or the role may not
+            create it.
+    """
+    with session.transaction(doing="create the ledger"):
+        session.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        known = migrations()
+        present = ledger_version(session)
+        if present > len(known):
+            raise TargetError(
+                f'the ledger in target "{session.parameters.conn_id}" is newer than this program',
+                f"It is at version {present}; this program knows {len(known)}.",
+                "Install the extract-load that wrote it, or a later one.",
+            )
+        if present == len(known):
+            return
+        if not present:
+            _create_schemas(session)
+        for number, text in list(enumerate(known, start=1))[present:]:
+            session.execute(text, doing="create the ledger")
+            session.execute(
+                "INSERT INTO extract_load.ledger_version (version) VALUES (%(number)s)",
+                {"number": number},
+            )
+
+
+def migrations() -> list[str]:
+    """Returns the SQL of every migration, oldest first."""
+    folder = files("extract_load.sql") / "migrations"
+    names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".sql"))
+    return [(folder / name).read_text(encoding="utf-8") for name in names]
+
+
+def ledger_version(session: Session) -> int:
+    """Returns how many migrations the ledger of a target has seen; 0 where there is none."""
+    found = session.execute("SELECT to_regclass('extract_load.ledger_version') IS NOT NULL")
+    if not found[0][0]:
+        return 0
+    return int(session.execute("SELECT max(version) FROM extract_load.ledger_version")[0][0])
+
+
+def _create_schemas(session: Session) -> None:
+    for schema in (SCHEMA, SCRATCH_SCHEMA):
+        create_schema(session, schema)
+    session.execute(
+        "CREATE TABLE extract_load.ledger_version ("
+        "version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    )
+
+
+def create_schema(session: Session, schema: str) -> None:
+    """Creates a schema unless it is there; asks first, since IF NOT EXISTS asks for the right."""
+    found = session.execute(
+        "SELECT to_regnamespace(quote_ident(%(name)s)) IS NOT NULL", {"name": schema}
+    )
+    if not found[0][0]:
+        session.execute(
+            sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)),
+            doing=f'create schema "{schema}"',
+        )
+
+
+def start_run(session: Session, run_id: str, invoked_by: Mapping[str, Any]) -> None:
+    """Writes that a run reached this target."""
+    session.execute(
+        queries("ledger")["start_run"],
+        {
+            "run_id": run_id,
+            "invoked_by": Json(dict(invoked_by)),
+            "version": version("extract-load"),
+        },
+    )
+
+
+def finish_run(session: Session, run_id: str, status: str, peak_rss_bytes: int) -> None:
+    """Writes how a run ended."""
+    session.execute(
+        queries("ledger")["finish_run"],
+        {"run_id": run_id, "status": status, "peak_rss_bytes": peak_rss_bytes},
+    )
+
+
+def start_table_run(session: Session, facts: Mapping[str, Any]) -> None:
+    """Writes that a run works on a table."""
+    session.execute(queries("ledger")["start_table_run"], facts)
+
+
+def finish_table_run(session: Session, facts: Mapping[str, Any]) -> None:
+    """Writes how a run's work on a table ended."""
+    error = facts["error"]
+    session.execute(
+        queries("ledger")["finish_table_run"], {**facts, "error": Json(error) if error else None}
+    )
+
+
+def read_watermark(session: Session, target: TableName) -> Watermark | None:
+    """Returns what is known of a raw table, or None where this project did not create it."""
+    rows = session.execute(queries("ledger")["read_watermark"], _named(target))
+    if not rows:
+        return None
+    oid, identity, fingerprint, lsn, cursor_value, xid, loaded_at = rows[0]
+    return Watermark(
+        target_oid=oid,
+        identity=identity,
+        fingerprint=fingerprint,
+        lsn=lsn,
+        cursor_value=cursor_value,
+        xid=None if xid is None else int(xid),
+        loaded_at=loaded_at,
+    )
+
+
+def write_watermark(session: Session, target: TableName, facts: Mapping[str, Any]) -> None:
+    """Writes how far a raw table is published. Belongs into the publishing transaction."""
+    session.execute(
+        queries("ledger")["write_watermark"],
+        {
+            **_named(target),
+            **facts,
+            "identity": Json(facts["identity"]),
+            "fingerprint": Json(facts["fingerprint"]),
+        },
+    )
+
+
+def forget_watermark(session: Session, target: TableName) -> bool:
+    """Returns whether there was a raw table whose watermark is now forgotten."""
+    return session.change(queries("ledger")["forget_watermark"], _named(target)) > 0
+
+
+def claim_checkpoint(
+    session: Session, table: TableName, run_id: str, target: TableName, chunk: int, range_: str
+) -> bool:
+    """Returns whether the caller's transaction is the one that loads a chunk.
+
+    The INSERT waits for another transaction that holds the same chunk, also for one whose COMMIT
+    was sent but never answered: a look-up would find nothing while that COMMIT is still to come.
+
+    Args:
+        session: In the chunk's transaction.
+        table: The table of checkpoints that stands and falls with the scratch table.
+        run_id: The run.
+        target: The raw table.
+        chunk: Its number in the plan.
+        range_: What it covers, for people.
+    """
+    query = sql.SQL(
+        "INSERT INTO {} (run_id, target_schema, target_table, chunk, range) "
+        "VALUES ({}) ON CONFLICT DO NOTHING RETURNING chunk"
+    ).format(
+        table.sql,
+        sql.SQL(", ").join(map(sql.Literal, (run_id, target.schema, target.table, chunk, range_))),
+    )
+    return bool(session.execute(query))
+
+
+def complete_checkpoint(
+    session: Session, table: TableName, run_id: str, target: TableName, checkpoint: Checkpoint
+) -> None:
+    """Writes what a claimed chunk brought."""
+    session.execute(
+        sql.SQL(
+            "UPDATE {} SET rows = {}, bytes = {}, loaded_at = clock_timestamp() "
+            "WHERE run_id = {} AND target_schema = {} AND target_table = {} AND chunk = {}"
+        ).format(
+            table.sql,
+            *map(
+                sql.Literal,
+                (
+                    checkpoint.rows,
+                    checkpoint.bytes,
+                    run_id,
+                    target.schema,
+                    target.table,
+                    checkpoint.chunk,
+                ),
+            ),
+        )
+    )
+
+
+def read_checkpoints(
+    session: Session, table: TableName, run_id: str, target: TableName
+) -> list[Checkpoint]:
+    """Returns the chunks of a run that are loaded."""
+    rows = session.execute(
+        sql.SQL(
+            "SELECT chunk, rows, bytes FROM {} "
+            "WHERE run_id = {} AND target_schema = {} AND target_table = {}"
+        ).format(table.sql, *map(sql.Literal, (run_id, target.schema, target.table)))
+    )
+    return [Checkpoint(*row) for row in rows]
+
+
+def forget_checkpoints(session: Session, target: TableName) -> None:
+    """Deletes the checkpoints of every run on a raw table."""
+    for schema in (SCHEMA, SCRATCH_SCHEMA):
+        session.execute(
+            sql.SQL("DELETE FROM {} WHERE target_schema = {} AND target_table = {}").format(
+                sql.Identifier(schema, "chunks"),
+                sql.Literal(target.schema),
+                sql.Literal(target.table),
+            )
+        )
+
+
+def in_ledger(session: Session, statement: str, facts: Mapping[str, Any]) -> None:
+    """Runs one of the ledger's statements in a transaction of its own."""
+    with session.transaction(WRITE):
+        session.execute(queries("ledger")[statement], facts)
+
+
+def _named(target: TableName) -> dict[str, Any]:
+    return {"target_schema": target.schema, "target_table": target.table}

@@ -1,0 +1,138 @@
+"""What a server's refusal means: which of our errors it is, and whether trying again may help.
+
+The one place that knows SQLSTATEs (manual, appendix A) and, because a failed connect carries
+none in psycopg2, the texts libpq and the server use then.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import psycopg2
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_exponential_jitter
+
+from extract_load.errors import (
+    ExtractLoadError,
+    SourceError,
+    SourceUnavailable,
+    TargetError,
+    TargetUnavailable,
+)
+
+Side = Literal["source", "target"]
+Result = TypeVar("Result")
+
+CONNECT_ATTEMPTS = 4
+"""Connecting is given up after about three seconds: longer faults are the scheduler's."""
+
+_ERRORS: dict[Side, tuple[type[ExtractLoadError], type[ExtractLoadError]]] = {
+    "source": (SourceError, SourceUnavailable),
+    "target": (TargetError, TargetUnavailable),
+}
+_RETRYABLE_CLASSES = ("08",)
+_RETRYABLE_STATES = frozenset(
+    {"57P01", "57P02", "57P03", "53300", "55P03", "40001", "40P01", "25P03"}
+)
+_REFUSED = {
+    "password authentication failed": "Check user and password of the connection.",
+    "no password supplied": "Give the connection a password.",
+    "does not exist": "Check user and database of the connection.",
+    "no pg_hba.conf entry": "Ask for this host among the cluster's trusted sources.",
+    "is not permitted to log in": "Grant LOGIN to the role.",
+    "permission denied for database": "Grant CONNECT on the database to the role.",
+    "certificate": "Check sslrootcert and the host name of the connection.",
+    "does not support SSL": 'Set sslmode to "disable" if the network is your own.',
+}
+"""Texts of a server that answered and will answer the same again."""
+
+_HINTS = {
+    "42501": "Grant the role what it lacks, then run again; nothing was published.",
+    "53100": "Make space on the server's disk, then run again.",
+}
+
+
+def error_from(exc: psycopg2.Error, side: Side, doing: str) -> ExtractLoadError:
+    """Returns our error for one that psycopg2 raised while doing something.
+
+    Args:
+        exc: What psycopg2 raised.
+        side: Which server.
+        doing: What we did, as in "could not <doing>".
+    """
+    terminal, unavailable = _ERRORS[side]
+    state = exc.pgcode
+    lost = state is None and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
+    retryable = lost or (
+        state is not None and (state[:2] in _RETRYABLE_CLASSES or state in _RETRYABLE_STATES)
+    )
+    kind = unavailable if retryable else terminal
+    said = exc.diag.message_primary or _first_line(exc)
+    more = exc.diag.message_detail or ""
+    error = kind(
+        f"could not {doing}",
+        f"The {side} said: {said}" + (f" ({more})" if more else "") + _state_note(state),
+        _HINTS.get(state or "", "Run again; it goes on from what stands." if retryable else ""),
+    )
+    error.sqlstate = state
+    return error
+
+
+def connect_error_from(
+    exc: psycopg2.OperationalError, side: Side, conn_id: str, address: str
+) -> ExtractLoadError:
+    """Returns our error for a connection that could not be opened."""
+    terminal, unavailable = _ERRORS[side]
+    text = str(exc)
+    for known, hint in _REFUSED.items():
+        if known in text:
+            return terminal(
+                f'{side} "{conn_id}" refused the connection', f"{address}: {_last_line(exc)}", hint
+            )
+    return unavailable(
+        f'could not connect to {side} "{conn_id}"',
+        f"{address}: {_last_line(exc)}",
+        "Check that the server is up and that this host is among its trusted sources.",
+    )
+
+
+def attempt(
+    action: Callable[[], Result],
+    *,
+    attempts: int,
+    on_retry: Callable[[ExtractLoadError], None] = lambda _: None,
+) -> Result:
+    """Returns what the action returns, repeating it while its error is retryable.
+
+    Args:
+        action: Done up to `attempts` times, with growing, jittered pauses of up to 5 s.
+        attempts: At least 1.
+        on_retry: Told of each error that is followed by another attempt.
+
+    Raises:
+        ExtractLoadError: The last one, when no attempt succeeded.
+    """
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, ExtractLoadError):
+            on_retry(error)
+
+    return Retrying(
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential_jitter(initial=0.2, max=5, jitter=0.3),
+        retry=retry_if_exception(lambda exc: isinstance(exc, ExtractLoadError) and exc.retryable),
+        before_sleep=tell,
+        reraise=True,
+    )(action)
+
+
+def _first_line(exc: psycopg2.Error) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
+
+
+def _last_line(exc: psycopg2.Error) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[-1].strip()
+
+
+def _state_note(state: str | None) -> str:
+    return f" [SQLSTATE {state}]" if state else ""

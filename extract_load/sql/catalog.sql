@@ -1,0 +1,127 @@
+-- What a database's catalog says about a server and about one table.
+
+-- name: server
+-- The server and the transaction's snapshot, on a primary or a standby. A primary's timeline is
+-- read from a WAL file name: just after a promotion the control file still shows the old one.
+select
+    current_setting('server_version_num')::int as version,
+    system.system_identifier::text as system_identifier,
+    case when pg_is_in_recovery() then checkpoint.timeline_id
+        else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
+    end as timeline,
+    (select oid::bigint from pg_database where datname = current_database()) as database_oid,
+    case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+        else pg_current_wal_insert_lsn()
+    end::text as lsn,
+    pg_snapshot_xmin(pg_current_snapshot())::text::bigint as xmin,
+    pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xmax,
+    now()::text as cut_at,
+    pg_is_in_recovery() as is_standby
+from pg_control_system() as system
+cross join pg_control_checkpoint() as checkpoint
+
+-- name: relation
+-- One relation by name, with its size on disk (TOAST and its index too, other indexes not).
+select
+    class.oid::bigint,
+    class.relkind::text,
+    exists (select from pg_inherits where inhparent = class.oid) as has_children,
+    class.reltuples::bigint,
+    pg_relation_size(class.oid) as heap_bytes,
+    pg_table_size(class.oid) as table_bytes,
+    current_setting('block_size')::int as block_bytes
+from pg_class as class
+inner join pg_namespace as namespace on namespace.oid = class.relnamespace
+where namespace.nspname = %(schema)s and class.relname = %(table)s
+    and class.relkind in ('r', 'p', 'v', 'm', 'f')
+
+-- name: columns
+-- A relation's columns in order, with what makes their content: type, missing value, generation.
+select
+    attribute.attnum::int,
+    attribute.attname::text,
+    attribute.atttypid::bigint,
+    attribute.atttypmod,
+    format_type(attribute.atttypid, attribute.atttypmod),
+    attribute.attnotnull,
+    attribute.attgenerated::text <> '' as is_generated,
+    attribute.attmissingval::text,
+    pg_get_expr(definition.adbin, definition.adrelid) as default_expression,
+    col_description(attribute.attrelid, attribute.attnum),
+    has_column_privilege(attribute.attrelid, attribute.attnum, 'SELECT') as is_readable
+from pg_attribute as attribute
+left join pg_attrdef as definition
+    on definition.adrelid = attribute.attrelid and definition.adnum = attribute.attnum
+where attribute.attrelid = %(oid)s and attribute.attnum > 0 and not attribute.attisdropped
+order by attribute.attnum
+
+-- name: types
+-- The types of a relation's columns, and the types those are made of (elements and bases).
+with recursive used as (
+    select atttypid as oid
+    from pg_attribute
+    where attrelid = %(oid)s and attnum > 0 and not attisdropped
+    union
+    select part.oid
+    from used
+    inner join pg_type as type on type.oid = used.oid
+    cross join lateral (values (type.typelem), (type.typbasetype)) as part (oid)
+    where part.oid <> 0
+)
+select
+    type.oid::bigint,
+    namespace.nspname::text,
+    type.typname::text,
+    type.typtype::text,
+    case when type.typcategory = 'A' then type.typelem else 0 end::bigint as element_oid,
+    type.typbasetype::bigint,
+    (
+        select array_agg(enumlabel::text order by enumsortorder)
+        from pg_enum
+        where enumtypid = type.oid
+    ) as labels,
+    (
+        select array_agg(attname || ' ' || format_type(atttypid, atttypmod) order by attnum)
+        from pg_attribute
+        where attrelid = type.typrelid and attnum > 0 and not attisdropped
+    ) as attributes
+from used
+inner join pg_type as type on type.oid = used.oid
+inner join pg_namespace as namespace on namespace.oid = type.typnamespace
+order by type.oid
+
+-- name: unique_keys
+-- Column lists that the server itself proves unique: valid, immediate, whole-table, plain columns.
+select
+    index.indisprimary,
+    array_agg(attribute.attname::text order by key.position) as columns
+from pg_index as index
+cross join lateral unnest(index.indkey::int2[]) with ordinality as key (attnum, position)
+inner join pg_attribute as attribute
+    on attribute.attrelid = index.indrelid and attribute.attnum = key.attnum
+where index.indrelid = %(oid)s
+    and index.indisunique and index.indisvalid and index.indimmediate
+    and index.indpred is null and index.indexprs is null
+    and key.position <= index.indnkeyatts
+group by index.indexrelid, index.indisprimary
+order by index.indisprimary desc, index.indexrelid
+
+-- name: leading_index_columns
+-- Columns that some usable index begins with.
+select distinct attribute.attname::text
+from pg_index as index
+inner join pg_attribute as attribute
+    on attribute.attrelid = index.indrelid and attribute.attnum = index.indkey[0]
+where index.indrelid = %(oid)s and index.indisvalid and index.indpred is null
+
+-- name: dependent_views
+-- Views and materialized views that read a relation.
+select distinct namespace.nspname || '.' || class.relname
+from pg_depend as dependency
+inner join pg_rewrite as rule on rule.oid = dependency.objid
+inner join pg_class as class on class.oid = rule.ev_class and class.oid <> dependency.refobjid
+inner join pg_namespace as namespace on namespace.oid = class.relnamespace
+where dependency.classid = 'pg_rewrite'::regclass
+    and dependency.refclassid = 'pg_class'::regclass
+    and dependency.refobjid = %(oid)s
+order by 1

@@ -1,0 +1,144 @@
+-- Queries on the ledger. Each runs inside the caller's transaction.
+
+-- name: start_run
+insert into extract_load.runs (run_id, status, invoked_by, version)
+values (%(run_id)s, 'running', %(invoked_by)s, %(version)s)
+on conflict (run_id) do nothing
+
+-- name: finish_run
+update extract_load.runs
+set
+    status = %(status)s,
+    finished_at = clock_timestamp(),
+    peak_rss_bytes = %(peak_rss_bytes)s
+where run_id = %(run_id)s
+
+-- name: start_table_run
+insert into extract_load.table_runs (
+    run_id, target_schema, target_table, source_connection, source_table, sync_mode, status
+)
+values (
+    %(run_id)s, %(target_schema)s, %(target_table)s,
+    %(source_connection)s, %(source_table)s, %(sync_mode)s, 'running'
+)
+on conflict (run_id, target_schema, target_table) do nothing
+
+-- name: finish_table_run
+update extract_load.table_runs
+set
+    status = %(status)s,
+    baseline = %(baseline)s,
+    window_low = %(window_low)s,
+    window_high = %(window_high)s,
+    published_at = %(published_at)s,
+    rows_read = %(rows_read)s,
+    rows_inserted = %(rows_inserted)s,
+    rows_updated = %(rows_updated)s,
+    rows_deleted = %(rows_deleted)s,
+    rows_unchanged = %(rows_unchanged)s,
+    rows_late = %(rows_late)s,
+    bytes_read = %(bytes_read)s,
+    chunks = %(chunks)s,
+    chunks_resumed = %(chunks_resumed)s,
+    retries = %(retries)s,
+    seconds = %(seconds)s,
+    verified = %(verified)s,
+    error = %(error)s
+where run_id = %(run_id)s
+    and target_schema = %(target_schema)s
+    and target_table = %(target_table)s
+
+-- name: read_watermark
+select
+    target_oid, identity, fingerprint, lsn::text, cursor_value, xid, loaded_at::text
+from extract_load.watermarks
+where target_schema = %(target_schema)s and target_table = %(target_table)s
+
+-- name: write_watermark
+insert into extract_load.watermarks (
+    target_schema, target_table, target_oid, source_connection, source_table, sync_mode,
+    identity, fingerprint, lsn, cursor_value, xid, loaded_at, published_at, run_id
+)
+values (
+    %(target_schema)s, %(target_table)s, %(target_oid)s,
+    %(source_connection)s, %(source_table)s, %(sync_mode)s,
+    %(identity)s, %(fingerprint)s, %(lsn)s, %(cursor_value)s, %(xid)s,
+    %(loaded_at)s, clock_timestamp(), %(run_id)s
+)
+on conflict (target_schema, target_table) do update
+set
+    target_oid = excluded.target_oid,
+    source_connection = excluded.source_connection,
+    source_table = excluded.source_table,
+    sync_mode = excluded.sync_mode,
+    identity = excluded.identity,
+    fingerprint = excluded.fingerprint,
+    lsn = excluded.lsn,
+    cursor_value = excluded.cursor_value,
+    xid = excluded.xid,
+    loaded_at = excluded.loaded_at,
+    published_at = excluded.published_at,
+    run_id = excluded.run_id
+
+-- name: forget_watermark
+-- Who created the raw table, its OID and when it was published stay known.
+update extract_load.watermarks
+set identity = null, fingerprint = null, lsn = null, cursor_value = null, xid = null
+where target_schema = %(target_schema)s and target_table = %(target_table)s
+
+-- name: acquire_lease
+insert into extract_load.leases (
+    target_schema, target_table, token, run_id, backend_pid, backend_start
+)
+select
+    %(target_schema)s, %(target_table)s, %(token)s, %(run_id)s, pid, backend_start
+from pg_stat_activity
+where pid = pg_backend_pid()
+on conflict (target_schema, target_table) do nothing
+returning token
+
+-- name: read_lease
+-- The lease, and whether its owner is gone: seen to have ended, or silent for too long.
+-- NO KEY UPDATE, since the owner's chunks hold KEY SHARE on the row.
+select
+    lease.run_id,
+    lease.acquired_at::text,
+    lease.heartbeat_at < clock_timestamp() - make_interval(secs => %(expiry_seconds)s)
+    or not exists (
+        select from pg_stat_activity as activity
+        where activity.pid = lease.backend_pid
+            and coalesce(activity.backend_start, lease.backend_start) = lease.backend_start
+    ) as is_ownerless
+from extract_load.leases as lease
+where lease.target_schema = %(target_schema)s and lease.target_table = %(target_table)s
+for no key update of lease
+
+-- name: end_owner
+-- Every backend of the run that held the lease, so that none of its transactions is still to come.
+select pg_terminate_backend(pid)
+from pg_stat_activity
+where application_name = %(application_name)s and pid <> pg_backend_pid()
+
+-- name: take_over_lease
+update extract_load.leases as lease
+set
+    token = %(token)s,
+    run_id = %(run_id)s,
+    backend_pid = activity.pid,
+    backend_start = activity.backend_start,
+    acquired_at = clock_timestamp(),
+    heartbeat_at = clock_timestamp()
+from pg_stat_activity as activity
+where activity.pid = pg_backend_pid()
+    and lease.target_schema = %(target_schema)s
+    and lease.target_table = %(target_table)s
+
+-- name: hold_lease
+-- The fence: while this row lock stands nobody can take the lease over.
+select from extract_load.leases where token = %(token)s for key share
+
+-- name: beat
+update extract_load.leases set heartbeat_at = clock_timestamp() where run_id = %(run_id)s
+
+-- name: release_lease
+delete from extract_load.leases where token = %(token)s

@@ -1,0 +1,146 @@
+"""What each column of a source table becomes in the raw table.
+
+Pure: takes catalogs, gives a contract. A column is *identical*, or *mapped* to a type that every
+server has; mapped columns are cast in the source's SELECT, so that the stream can stay binary.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from psycopg2 import sql
+
+from extract_load.catalog import Column, TableSchema, TypeDefinition
+from extract_load.errors import SchemaMismatch
+
+LANDING_COLUMNS = ("_loaded_at", "_deleted_at")
+"""Columns of every raw table that no source may have."""
+
+MAX_SOURCE_COLUMNS = 1598
+"""PostgreSQL's 1600 less the two landing columns."""
+
+_BINARY_SAFE = frozenset(
+    (
+        *("bool", "int2", "int4", "int8", "float4", "float8", "numeric"),
+        *("text", "varchar", "bpchar", "bytea", "char", "name", "uuid", "json", "jsonb"),
+        *("date", "time", "timetz", "timestamp", "timestamptz"),
+        *("inet", "cidr", "macaddr", "macaddr8", "bit", "varbit"),
+        *("point", "line", "lseg", "box", "path", "polygon", "circle"),
+        *("int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange"),
+    )
+)
+"""Types whose binary form is the same on every version from 13 on."""
+
+_TEXT_ONLY = frozenset(["interval", "money", "xml", "tsvector", "tsquery", "pg_lsn", "jsonpath"])
+"""Types every server has, sent as text: 17's interval `infinity` arrives in 15 as garbage through
+binary, and money is a bare integer scaled by lc_monetary."""
+
+
+class Treatment(StrEnum):
+    """What happens to a column on its way."""
+
+    IDENTICAL = "identical"
+    """The raw column has the source's type."""
+    MAPPED = "mapped"
+    """The raw column has another type that holds every value."""
+
+
+@dataclass(frozen=True)
+class ColumnContract:
+    """One column's way into the raw table."""
+
+    name: str
+    treatment: Treatment
+    source_type: str
+    target_type: str
+    """As SQL writes it; known to every server."""
+    is_cast: bool
+    """Whether the source's SELECT casts it."""
+    is_binary_safe: bool
+    is_not_null: bool
+    comment: str | None = None
+
+    @property
+    def expression(self) -> sql.Composable:
+        """The column in the source's SELECT list."""
+        name = sql.Identifier(self.name)
+        if not self.is_cast:
+            return name
+        return sql.SQL("{}::{}").format(name, sql.SQL(self.target_type))
+
+
+@dataclass(frozen=True)
+class TypeContract:
+    """All columns of one table, in the source's order."""
+
+    columns: tuple[ColumnContract, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names in order."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def copy_format(self) -> str:
+        """`binary` where every column allows it, else `text`."""
+        return "binary" if all(column.is_binary_safe for column in self.columns) else "text"
+
+    def column(self, name: str) -> ColumnContract:
+        """Returns one column's contract."""
+        return next(column for column in self.columns if column.name == name)
+
+
+def make_contract(table: TableSchema, landed: tuple[str, ...]) -> TypeContract:
+    """Returns the contract for the columns of a table that are landed.
+
+    Args:
+        table: The source table.
+        landed: Column names, in the table's order.
+
+    Raises:
+        SchemaMismatch: If a column has a name of ours, or there are too many columns.
+    """
+    taken = [name for name in landed if name in LANDING_COLUMNS]
+    if taken:
+        raise SchemaMismatch(
+            f'"{table.name}" has a column "{taken[0]}", which extract-load writes itself',
+            hint=f'Add "exclude_columns: [{taken[0]}]" to the table, or rename the column.',
+        )
+    if len(landed) > MAX_SOURCE_COLUMNS:
+        raise SchemaMismatch(
+            f'"{table.name}" has {len(landed)} columns; a raw table holds {MAX_SOURCE_COLUMNS}',
+            hint='Leave some out with "exclude_columns".',
+        )
+    types = {type_.oid: type_ for type_ in table.types}
+    return TypeContract(
+        tuple(_column_contract(column, types) for column in table.columns if column.name in landed)
+    )
+
+
+def _column_contract(column: Column, types: dict[int, TypeDefinition]) -> ColumnContract:
+    target_type = _mapped_type(types[column.type_oid], types)
+    is_identical = target_type is None
+    return ColumnContract(
+        name=column.name,
+        treatment=Treatment.IDENTICAL if is_identical else Treatment.MAPPED,
+        source_type=column.type_text,
+        target_type=column.type_text if target_type is None else target_type,
+        is_cast=not is_identical,
+        is_binary_safe=not is_identical or _is_binary_safe(types[column.type_oid], types),
+        is_not_null=column.is_not_null,
+        comment=column.comment,
+    )
+
+
+def _mapped_type(type_: TypeDefinition, types: dict[int, TypeDefinition]) -> str | None:
+    """The type a column is cast to, or None where it can stay what it is."""
+    if type_.element_oid:
+        return None if _is_portable(types[type_.element_oid]) else "text[]"
+    return None if _is_portable(type_) else "text"
+
+
+def _is_portable(type_: TypeDefinition) -> bool:
+    return type_.is_builtin and type_.name in _BINARY_SAFE | _TEXT_ONLY
+
+
+def _is_binary_safe(type_: TypeDefinition, types: dict[int, TypeDefinition]) -> bool:
+    return types.get(type_.element_oid, type_).name in _BINARY_SAFE
