@@ -1,5 +1,6 @@
 """What a server and a table are, read from the catalog in the caller's transaction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +59,10 @@ class TypeDefinition:
     """The element of an array, else 0."""
     base_oid: int
     """The base of a domain, else 0."""
-    labels: tuple[str, ...] = ()
-    attributes: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
+    """Of an enum, in its order."""
+    attributes: Sequence[str] = ()
+    """Of a composite: name and type."""
 
     @property
     def is_builtin(self) -> bool:
@@ -216,4 +219,4 @@ def _columns(session: Session, named: dict[str, int], doing: str) -> tuple[Colum
 
 def _types(session: Session, named: dict[str, int], doing: str) -> tuple[TypeDefinition, ...]:
     rows = session.execute(queries("catalog")["types"], named, doing)
-    return tuple(TypeDefinition(*row[:6], tuple(row[6] or ()), tuple(row[7] or ())) for row in rows)
+    return tuple(TypeDefinition(*row) for row in rows)

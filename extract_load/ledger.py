@@ -4,7 +4,7 @@ Every function works inside the caller's transaction, so that what it says commi
 it speaks of.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files

@@ -5,11 +5,14 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 
-_context: ContextVar[dict[str, str]] = ContextVar("extract_load_log_context", default={})
+_context: ContextVar[Mapping[str, str]] = ContextVar(
+    "extract_load_log_context", default=MappingProxyType({})
+)
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -31,7 +34,7 @@ def bound(**facts: str) -> Iterator[None]:
 class KeyValueFormatter(logging.Formatter):
     """Formats a record as one line: time in UTC, level, message, facts."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-5s %(message)s", "%Y-%m-%dT%H:%M:%SZ")

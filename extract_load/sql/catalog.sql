@@ -75,15 +75,14 @@ select
     type.typtype::text,
     case when type.typcategory = 'A' then type.typelem else 0 end::bigint as element_oid,
     type.typbasetype::bigint,
-    (
-        select array_agg(enumlabel::text order by enumsortorder)
-        from pg_enum
-        where enumtypid = type.oid
+    array(
+        select enumlabel::text from pg_enum where enumtypid = type.oid order by enumsortorder
     ) as labels,
-    (
-        select array_agg(attname || ' ' || format_type(atttypid, atttypmod) order by attnum)
+    array(
+        select attname || ' ' || format_type(atttypid, atttypmod)
         from pg_attribute
         where attrelid = type.typrelid and attnum > 0 and not attisdropped
+        order by attnum
     ) as attributes
 from used
 inner join pg_type as type on type.oid = used.oid

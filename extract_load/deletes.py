@@ -1,0 +1,171 @@
+"""Which rows left the source: counts first, keys where the counts do not prove it, guards."""
+
+from dataclasses import dataclass
+
+from psycopg2 import sql
+
+from extract_load import lease, ledger
+from extract_load.config import Deletes
+from extract_load.connection import Session
+from extract_load.errors import GuardTripped
+from extract_load.extract import SourceSnapshot, copy_keys_query, copy_rows_query
+from extract_load.identifiers import TableName
+from extract_load.load import Load, copy_in_keys, copy_in_query, copy_into, create_keys
+from extract_load.planner import DELETED_AT, Publish, TablePlan
+
+MISSING_ROWS_CHUNK = -1
+"""The checkpoint of rows that the raw table lacked although no window held them."""
+
+FEW_ROWS = 20
+"""Up to this many deletes the ratio is not asked: five of ten rows are no accident."""
+
+_KEYS_PER_QUERY = 5000
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What tells which rows are gone."""
+
+    keys: TableName | None
+    """A table of every key in the snapshot; None when nothing is gone, or nobody asks."""
+    missing_rows: int = 0
+    """Rows the raw table lacked although no window held them; they are landed."""
+    bytes: int = 0
+    """What they took on the wire."""
+
+
+def gather(session: Session, source: SourceSnapshot, load: Load, source_rows: int) -> Evidence:
+    """Returns what tells which rows are gone, reading keys only where counts do not prove it.
+
+    Equal counts are proof only where the delta holds every change and the source's key is unique:
+    then the snapshot is the live rows, plus the new ones, less the gone ones.
+
+    Args:
+        session: To the target.
+        source: The snapshot the delta was read in.
+        load: The table.
+        source_rows: How many rows the snapshot has.
+    """
+    plan = load.plan
+    if plan.deletes is Deletes.IGNORE or plan.publish is Publish.FIRST_LOAD:
+        return Evidence(None)
+    if plan.publish is Publish.REPLACE:
+        return Evidence(plan.scratch)
+    if plan.proves_equality_by_count:
+        expected = count_live(session, plan) + _count_new(session, plan)
+        if expected == source_rows:
+            return Evidence(None)
+    doing = f'compare the keys of "{plan.settings.source}"'
+    with session.transaction(doing="commit the keys"):
+        lease.hold(session, load.lease)
+        create_keys(session, load)
+        copy_into(session, source, copy_keys_query(plan), copy_in_keys(load), doing)
+    session.execute(sql.SQL("ANALYZE {}").format(load.keys.sql))
+    return _land_missing(session, source, load)
+
+
+def count_live(session: Session, plan: TablePlan) -> int:
+    """Returns how many rows of the raw table are not soft-deleted."""
+    query = sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(
+        plan.settings.target.sql, is_live(plan, "t")
+    )
+    return int(session.execute(query)[0][0])
+
+
+def is_live(plan: TablePlan, alias: str) -> sql.Composable:
+    """Returns the condition for a raw row not to be soft-deleted."""
+    if not plan.has_tombstones:
+        return sql.SQL("true")
+    return sql.SQL("{} IS NULL").format(sql.Identifier(alias, DELETED_AT))
+
+
+def same_key(plan: TablePlan, first: str, second: str) -> sql.Composable:
+    """Returns the condition for two rows to have one key."""
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(first, name), sql.Identifier(second, name))
+        for name in plan.key
+    )
+
+
+def guard(plan: TablePlan, *, source_rows: int, live_rows: int, gone_rows: int) -> None:
+    """Refuses a publish that would empty the raw table, or delete too much of it.
+
+    Raises:
+        GuardTripped: If the source has no rows while the raw table has, or more than
+            `max_delete_ratio` of the live rows would go.
+    """
+    if not gone_rows:
+        return
+    name, conn_id = plan.settings.source, plan.settings.target_connection
+    facts = (
+        f"The snapshot has {source_rows} rows, the raw table {live_rows}; "
+        f"max_delete_ratio is {plan.settings.max_delete_ratio:g}. Nothing was published."
+    )
+    hint = f"If the source is right, run \"extract-load run --select '{name}' --allow-deletes\"."
+    if source_rows == 0:
+        raise GuardTripped(
+            f'"{name}" is empty, "{plan.settings.target}" in target "{conn_id}" is not', facts, hint
+        )
+    ratio = gone_rows / live_rows
+    if gone_rows > FEW_ROWS and ratio > plan.settings.max_delete_ratio:
+        raise GuardTripped(
+            f'{ratio:.0%} of "{name}" would be deleted in target "{conn_id}"', facts, hint
+        )
+
+
+def _count_new(session: Session, plan: TablePlan) -> int:
+    """Scratch rows whose key no live raw row has."""
+    query = sql.SQL(
+        "SELECT count(*) FROM {scratch} AS s "
+        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match} AND {live})"
+    ).format(
+        scratch=plan.scratch.sql,
+        raw=plan.settings.target.sql,
+        match=same_key(plan, "t", "s"),
+        live=is_live(plan, "t"),
+    )
+    return int(session.execute(query)[0][0])
+
+
+def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evidence:
+    """Reads the rows whose keys neither raw table nor scratch has, in the same snapshot."""
+    plan = load.plan
+    rows = bytes_ = 0
+    with session.transaction(doing="commit the missing rows"):
+        lease.hold(session, load.lease)
+        while keys := _missing_keys(session, load):
+            stats = copy_into(
+                session,
+                source,
+                copy_rows_query(plan, keys),
+                copy_in_query(plan),
+                f'copy missing rows of "{plan.settings.source}"',
+            )
+            rows, bytes_ = rows + stats.rows, bytes_ + stats.bytes
+        if rows:
+            number = MISSING_ROWS_CHUNK
+            names = (plan.checkpoints, load.run_id, load.target)
+            ledger.claim_checkpoint(session, *names, number, "missing rows")
+            ledger.complete_checkpoint(session, *names, ledger.Checkpoint(number, rows, bytes_))
+    return Evidence(load.keys, rows, bytes_)
+
+
+def _missing_keys(session: Session, load: Load) -> list[tuple[str, ...]]:
+    plan = load.plan
+    query = sql.SQL(
+        "SELECT {texts} FROM {keys} AS k "
+        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {in_raw} AND {live}) "
+        "AND NOT EXISTS (SELECT FROM {scratch} AS s WHERE {in_scratch}) LIMIT {limit}"
+    ).format(
+        texts=sql.SQL(", ").join(
+            sql.SQL("{}::text").format(sql.Identifier("k", name)) for name in plan.key
+        ),
+        keys=load.keys.sql,
+        raw=plan.settings.target.sql,
+        scratch=plan.scratch.sql,
+        in_raw=same_key(plan, "t", "k"),
+        in_scratch=same_key(plan, "s", "k"),
+        live=is_live(plan, "t"),
+        limit=sql.Literal(_KEYS_PER_QUERY),
+    )
+    return session.execute(query, doing="find missing rows")

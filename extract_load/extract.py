@@ -1,0 +1,236 @@
+"""Reading the source: one shared snapshot, the queries of a plan, estimates."""
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg2 import sql
+
+from extract_load.catalog import ServerCut, TableSchema, read_server_cut, read_source_table
+from extract_load.chunking import Chunk
+from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
+from extract_load.connection_parameters import ConnectionParameters
+from extract_load.errors import SourceError, SourceUnavailable
+from extract_load.identifiers import TableName, columns_sql
+from extract_load.planner import TablePlan
+
+PREDICATE_PATH = "pg_catalog, public"
+"""search_path of statements that hold a custom_where: its operators may live in public."""
+
+_FLUSH_WAIT_SECONDS = 30.0
+_FLUSH_POLL_SECONDS = 0.05
+
+
+class SourceSnapshot:
+    """One exported snapshot of a source, and the sessions that read in it.
+
+    The holder's transaction keeps the snapshot; readers join it (manual, 9.28.5,
+    pg_export_snapshot). All tables of a run that read from this source share it.
+    """
+
+    def __init__(
+        self, parameters: ConnectionParameters, registry: SessionRegistry, max_connections: int
+    ) -> None:
+        """Connects the holder and takes the snapshot.
+
+        Args:
+            parameters: The source.
+            registry: Where its sessions are opened.
+            max_connections: Holder and readers together.
+        """
+        self.parameters = parameters
+        self._registry = registry
+        self.holder = registry.open(parameters, "source")
+        self.holder.begin(READ_CONSISTENT)
+        exported = self.holder.execute(
+            "SELECT pg_export_snapshot()", doing="export the source's snapshot"
+        )
+        self._snapshot_id = str(exported[0][0])
+        self.cut: ServerCut = read_server_cut(self.holder)
+        self._slots = threading.Semaphore(max_connections - 1)
+        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+
+    def table(self, name: TableName) -> TableSchema:
+        """Returns a table as the snapshot's catalog has it."""
+        with self._lock:
+            return read_source_table(self.holder, name)
+
+    @contextmanager
+    def reader(self) -> Iterator[Session]:
+        """Yields a session in the snapshot; waits while all connections are in use.
+
+        A session whose block raised is closed, the next caller gets a new one.
+        """
+        with self._slots:
+            session = self._idle_session() or self._new_session()
+            try:
+                yield session
+            except BaseException:
+                self._registry.close(session)
+                raise
+            self._idle.put(session)
+
+    def _idle_session(self) -> Session | None:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _new_session(self) -> Session:
+        session = self._registry.open(self.parameters, "source")
+        begin = f"{READ_CONSISTENT}; SET TRANSACTION SNAPSHOT '{self._snapshot_id}'"
+        try:
+            session.begin(begin, {"search_path": PREDICATE_PATH})
+        except SourceError as error:
+            self._registry.close(session)
+            raise SourceUnavailable(
+                "the source's snapshot is gone", error.detail, "Run again: it takes a new one."
+            ) from error
+        return session
+
+    def wait_flushed(self) -> None:
+        """Waits until the source has written the WAL of all that the snapshot shows to disk.
+
+        A row of an asynchronous commit is visible before it is durable; after a crash it is gone
+        and its transaction id given out again. A standby replays only what is flushed.
+
+        Raises:
+            SourceUnavailable: If it is not flushed in 30 seconds.
+        """
+        if self.cut.is_standby:
+            return
+        ended = threading.Event()
+        for _ in range(int(_FLUSH_WAIT_SECONDS / _FLUSH_POLL_SECONDS)):
+            with self._lock:
+                found = self.holder.execute(
+                    "SELECT pg_current_wal_flush_lsn() >= %(lsn)s::pg_lsn", {"lsn": self.cut.lsn}
+                )
+            if found[0][0]:
+                return
+            ended.wait(_FLUSH_POLL_SECONDS)
+        raise SourceUnavailable(
+            "the source has not written its WAL to disk",
+            f"WAL position {self.cut.lsn} was not flushed within {_FLUSH_WAIT_SECONDS:g} s. "
+            "Nothing was published.",
+            "Look for a stuck disk on the source, then run again.",
+        )
+
+    def close(self) -> None:
+        """Ends the snapshot and every session in it."""
+        while (session := self._idle_session()) is not None:
+            self._registry.close(session)
+        self._registry.close(self.holder)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the source's planner expects of a plan."""
+
+    rows: int
+    bytes_sent: int
+    bytes_read: int
+    """What the source reads from its disk or cache."""
+
+
+def copy_out_query(plan: TablePlan, chunk: Chunk) -> sql.Composable:
+    """Returns the COPY that reads a chunk."""
+    return sql.SQL(
+        "COPY ({select} WHERE {range} AND {predicate}) TO STDOUT (FORMAT {format})"
+    ).format(
+        select=_select(plan),
+        range=chunk.range.predicate,
+        predicate=plan.predicate,
+        format=sql.SQL(plan.contract.copy_format),
+    )
+
+
+def copy_keys_query(plan: TablePlan) -> sql.Composable:
+    """Returns the COPY that reads every key of the table in the snapshot."""
+    return sql.SQL("COPY (SELECT {keys} FROM ONLY {table} WHERE {belongs}) TO STDOUT").format(
+        keys=_key_expressions(plan), table=plan.settings.source.sql, belongs=plan.belongs
+    )
+
+
+def copy_rows_query(plan: TablePlan, keys: list[tuple[str, ...]]) -> sql.Composable:
+    """Returns the COPY that reads the rows of some keys.
+
+    Args:
+        plan: The table's.
+        keys: Key values as text, at least one key.
+    """
+    types = [plan.contract.column(name).source_type for name in plan.key]
+    listed = sql.SQL(", ").join(
+        sql.SQL("({})").format(
+            sql.SQL(", ").join(
+                sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(type_text))
+                for value, type_text in zip(key, types, strict=True)
+            )
+        )
+        for key in keys
+    )
+    return sql.SQL(
+        "COPY ({select} WHERE {belongs} AND ({keys}) IN (VALUES {listed})) "
+        "TO STDOUT (FORMAT {format})"
+    ).format(
+        select=_select(plan),
+        belongs=plan.belongs,
+        keys=key_columns(plan),
+        listed=listed,
+        format=sql.SQL(plan.contract.copy_format),
+    )
+
+
+def count_rows(session: Session, plan: TablePlan) -> int:
+    """Returns how many rows the table has in the snapshot."""
+    query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(
+        plan.settings.source.sql, plan.belongs
+    )
+    doing = f'count the rows of "{plan.settings.source}"'
+    return int(session.execute(query, doing=doing)[0][0])
+
+
+def estimate(session: Session, plan: TablePlan) -> Estimate:
+    """Returns what the source's planner expects; reads no row."""
+    query = sql.SQL("EXPLAIN (FORMAT JSON) {} WHERE {}").format(_select(plan), plan.predicate)
+    found = session.execute(query, doing=f'estimate the rows of "{plan.settings.source}"')
+    root = found[0][0] if isinstance(found[0][0], list) else json.loads(found[0][0])
+    node = root[0]["Plan"]
+    rows = int(node["Plan Rows"])
+    sent = rows * int(node["Plan Width"])
+    scans_all = "Seq Scan" in node["Node Type"] or len(plan.chunks) > 1
+    return Estimate(rows, sent, plan.source.table_bytes if scans_all else sent)
+
+
+def require_boolean(session: Session, plan: TablePlan) -> None:
+    """Lets the source prove that custom_where is a condition, without reading a row.
+
+    Raises:
+        SourceError: If it is not, or names what the table does not have.
+    """
+    if plan.settings.custom_where is None:
+        return
+    query = sql.SQL("EXPLAIN SELECT FROM ONLY {} WHERE {}").format(
+        plan.settings.source.sql, plan.belongs
+    )
+    session.execute(query, doing=f'use custom_where of "{plan.settings.source}"')
+
+
+def _select(plan: TablePlan) -> sql.Composable:
+    # ONLY: a table's children are tables of their own.
+    return sql.SQL("SELECT {} FROM ONLY {}").format(
+        sql.SQL(", ").join(column.expression for column in plan.contract.columns),
+        plan.settings.source.sql,
+    )
+
+
+def _key_expressions(plan: TablePlan) -> sql.Composable:
+    return sql.SQL(", ").join(plan.contract.column(name).expression for name in plan.key)
+
+
+def key_columns(plan: TablePlan, alias: str = "") -> sql.Composed:
+    """Returns the key's columns, joined by commas."""
+    return columns_sql(plan.key, alias)

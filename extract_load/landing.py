@@ -1,0 +1,251 @@
+"""One table into one target: look, plan, extract and load each chunk, verify, publish."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
+
+from extract_load import lease, ledger, log
+from extract_load.catalog import read_dependent_views, read_table
+from extract_load.chunking import Chunk
+from extract_load.config import Deletes, TableSettings
+from extract_load.connection import Session, SessionRegistry
+from extract_load.connection_parameters import ConnectionParameters
+from extract_load.deletes import gather
+from extract_load.errors import ExtractLoadError
+from extract_load.extract import SourceSnapshot, count_rows, require_boolean
+from extract_load.load import Load, finish_scratch, load_chunk, prepare
+from extract_load.planner import TablePlan, TargetState, plan_table
+from extract_load.publish import Publication, SourceFacts, publish
+from extract_load.retry import attempt
+from extract_load.stream import CopyStats
+
+PUBLISH_ATTEMPTS = 5
+"""A publish is tried again when another transaction changed the same rows (40001)."""
+
+logger = log.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class LandingOptions:
+    """What a user may ask of one run."""
+
+    full_refresh: bool = False
+    allow_deletes: bool = False
+    wait_seconds: float = 60.0
+
+
+@dataclass
+class LandingCounts:
+    """What happened so far; read for the report also when the table fails."""
+
+    rows_read: int = 0
+    bytes_read: int = 0
+    chunks: int = 0
+    retries: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, stats: CopyStats) -> None:
+        """Adds what a COPY moved."""
+        with self._lock:
+            self.rows_read += stats.rows
+            self.bytes_read += stats.bytes
+
+    def add_retry(self) -> None:
+        """Adds one repeated attempt."""
+        with self._lock:
+            self.retries += 1
+
+
+Progress = Callable[[TablePlan, LandingCounts], None]
+"""Told after each chunk."""
+
+
+class Landing:
+    """One table's way into one target."""
+
+    def __init__(
+        self,
+        table: TableSettings,
+        source: SourceSnapshot,
+        target: ConnectionParameters,
+        registry: SessionRegistry,
+        run_id: str,
+    ) -> None:
+        self._table = table
+        self._source = source
+        self._target = target
+        self._registry = registry
+        self._run_id = run_id
+        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
+        self.counts = LandingCounts()
+        self.plan: TablePlan | None = None
+
+    def run(self, session: Session, options: LandingOptions, progress: Progress) -> Publication:
+        """Lands and publishes the table.
+
+        Args:
+            session: To the target; its backend stands for the lease.
+            options: What the user asked for.
+            progress: Told after each chunk.
+
+        Raises:
+            ExtractLoadError: Whatever went wrong; nothing was published then.
+        """
+        held = lease.acquire(session, self._table.target, self._run_id, options.wait_seconds)
+        try:
+            return self._land(session, held, options, progress)
+        finally:
+            self._release(session, held)
+
+    def _land(
+        self, session: Session, held: lease.Lease, options: LandingOptions, progress: Progress
+    ) -> Publication:
+        plan = look_and_plan(self._table, self._source, session, options)
+        self.plan = plan
+        load = Load(plan, held)
+        logger.info(
+            "planned",
+            extra={
+                "publish": plan.publish.value,
+                "chunks": len(plan.chunks),
+                "why": plan.baseline_reason or "delta",
+            },
+        )
+        prepare(session, load)
+        self._load_chunks(load, progress)
+        finish_scratch(session, load)
+        facts = self._source_facts(session, load)
+        self._source.wait_flushed()
+        publication = attempt(
+            lambda: publish(session, load, facts, allow_deletes=options.allow_deletes),
+            attempts=PUBLISH_ATTEMPTS,
+            on_retry=self._on_retry,
+        )
+        logger.info(
+            "published",
+            extra={
+                "rows": self.counts.rows_read,
+                "inserted": publication.rows_inserted,
+                "updated": publication.rows_updated,
+                "deleted": publication.rows_deleted,
+            },
+        )
+        return publication
+
+    def _source_facts(self, session: Session, load: Load) -> SourceFacts:
+        """Counts and keys, read in the snapshot the rows were read in."""
+        plan = load.plan
+        asks = plan.verifies_counts and (plan.is_baseline or plan.deletes is not Deletes.IGNORE)
+        asks = asks or plan.deletes is not Deletes.IGNORE
+        rows = None
+        if asks:
+            with self._source.reader() as reader:
+                rows = count_rows(reader, plan)
+        evidence = gather(session, self._source, load, rows or 0)
+        self.counts.add(CopyStats(evidence.missing_rows, evidence.bytes))
+        return SourceFacts(rows, evidence)
+
+    def _load_chunks(self, load: Load, progress: Progress) -> None:
+        """Loads every chunk, `parallel_workers` at a time; the first error stops the rest."""
+        workers = min(self._table.parallel_workers, len(load.plan.chunks))
+        with ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool:
+            futures = [
+                pool.submit(copy_context().run, self._load_chunk, load, chunk, progress)
+                for chunk in load.plan.chunks
+            ]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+            for future in done:
+                future.result()
+        self._close_idle()
+
+    def _load_chunk(self, load: Load, chunk: Chunk, progress: Progress) -> None:
+        def once() -> CopyStats | None:
+            with self._worker_session() as session:
+                return load_chunk(session, self._source, load, chunk)
+
+        started = time.monotonic()
+        stats = attempt(once, attempts=1 + self._table.max_retries, on_retry=self._on_retry)
+        self.counts.chunks += 1
+        if stats is not None:
+            self.counts.add(stats)
+            logger.debug(
+                "loaded",
+                extra={
+                    "chunk": chunk.number,
+                    "rows": stats.rows,
+                    "seconds": time.monotonic() - started,
+                },
+            )
+        progress(load.plan, self.counts)
+
+    @contextmanager
+    def _worker_session(self) -> Iterator[Session]:
+        """A session to the target for one chunk; one that failed is not used again."""
+        try:
+            session = self._idle.get_nowait()
+        except queue.Empty:
+            session = self._registry.open(self._target, "target")
+        try:
+            yield session
+        except BaseException:
+            self._registry.close(session)
+            raise
+        self._idle.put(session)
+
+    def _close_idle(self) -> None:
+        while not self._idle.empty():
+            self._registry.close(self._idle.get_nowait())
+
+    def _on_retry(self, error: ExtractLoadError) -> None:
+        self.counts.add_retry()
+        logger.warning("trying again", extra={"why": error.primary})
+
+    def _release(self, session: Session, held: lease.Lease) -> None:
+        """Gives the lease back; where the connection is lost it ends with its backend."""
+        try:
+            lease.release(session, held)
+        except ExtractLoadError as error:
+            logger.warning("lease not given back", extra={"why": error.primary})
+
+
+def look_and_plan(
+    table: TableSettings, source: SourceSnapshot, session: Session, options: LandingOptions
+) -> TablePlan:
+    """Returns the plan for a table; reads both sides and changes nothing.
+
+    Args:
+        table: Its settings.
+        source: The snapshot it would be read in.
+        session: To the target.
+        options: Only `full_refresh` matters.
+    """
+    schema = source.table(table.source)
+    with session.transaction():
+        plan = plan_table(
+            table,
+            schema,
+            source.cut,
+            _target_state(session, table),
+            full_refresh=options.full_refresh,
+        )
+    with source.reader() as reader:
+        require_boolean(reader, plan)
+    return plan
+
+
+def _target_state(session: Session, table: TableSettings) -> TargetState:
+    raw = read_table(session, table.target)
+    has_ledger = ledger.ledger_version(session) > 0
+    return TargetState(
+        raw=raw,
+        watermark=ledger.read_watermark(session, table.target) if has_ledger else None,
+        dependent_views=read_dependent_views(session, raw.oid) if raw else (),
+    )

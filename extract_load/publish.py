@@ -1,0 +1,398 @@
+"""One transaction that makes a snapshot visible: checks, rows and watermark, or nothing.
+
+It trusts nothing a process remembers: checkpoints, counts and the lease are read in the
+transaction itself. No ON CONFLICT and no MERGE: equal rows are not touched, so that they keep
+their `_loaded_at` and cost no WAL.
+"""
+
+from dataclasses import dataclass
+
+from psycopg2 import sql
+
+from extract_load import lease, ledger
+from extract_load.config import Deletes, SyncMode
+from extract_load.connection import WRITE_CONSISTENT, Session
+from extract_load.deletes import (
+    MISSING_ROWS_CHUNK,
+    Evidence,
+    count_live,
+    guard,
+    is_live,
+    same_key,
+)
+from extract_load.errors import VerificationFailed
+from extract_load.identifiers import TableName, columns_sql
+from extract_load.load import Load, drop_scratch
+from extract_load.modes import MODES, cursor_of
+from extract_load.planner import DELETED_AT, LOADED_AT, Publish, TablePlan
+from extract_load.watermark import cursor_watermark
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What was learnt of the source in the snapshot."""
+
+    rows: int | None
+    """Rows of the table; None when nobody asked."""
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a publish changed."""
+
+    published_at: str
+    loaded_at: str
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_deleted: int = 0
+    rows_unchanged: int = 0
+    rows_late: int = 0
+
+
+@dataclass(frozen=True)
+class _Applied:
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    late: int = 0
+
+
+def publish(
+    session: Session, load: Load, facts: SourceFacts, *, allow_deletes: bool = False
+) -> Publication:
+    """Publishes what is loaded, with its watermark, in one transaction.
+
+    Args:
+        session: To the target.
+        load: The table; its scratch table is dropped in the same transaction.
+        facts: What the snapshot holds.
+        allow_deletes: Whether the guards are off.
+
+    Raises:
+        VerificationFailed: If checkpoints or counts do not add up.
+        GuardTripped: If too much would be deleted.
+        LeaseHeld: If another run took the lease over.
+        TargetUnavailable: If another transaction changed the same rows; trying again may help.
+    """
+    plan = load.plan
+    if plan.publish is not Publish.FIRST_LOAD:
+        _add_tombstones(session, load)
+    with session.transaction(WRITE_CONSISTENT, doing=f'publish "{plan.settings.target}"'):
+        lease.hold(session, load.lease)
+        staged = _verified_staged_rows(session, load, facts)
+        loaded_at = _loaded_at(session, plan)
+        if plan.publish is Publish.FIRST_LOAD:
+            applied = _Applied(inserted=staged)
+            watermark = _cursor_value(session, plan)
+            _name_first_load(session, plan, loaded_at)
+        else:
+            applied = _apply(session, plan, facts, loaded_at, allow_deletes=allow_deletes)
+            watermark = _cursor_value(session, plan)
+        _verify_live_rows(session, plan, facts)
+        _write_watermark(session, load, loaded_at, watermark)
+        drop_scratch(session, load)
+        ledger.forget_checkpoints(session, load.target)
+        published_at = session.execute("SELECT clock_timestamp()::text")[0][0]
+    return Publication(
+        published_at=published_at,
+        loaded_at=loaded_at,
+        rows_inserted=applied.inserted,
+        rows_updated=applied.updated,
+        rows_deleted=applied.deleted,
+        rows_unchanged=staged - applied.inserted - applied.updated,
+        rows_late=applied.late,
+    )
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _verified_staged_rows(session: Session, load: Load, facts: SourceFacts) -> int:
+    """Rows in scratch, proved to be those of every planned chunk."""
+    plan = load.plan
+    found = ledger.read_checkpoints(session, plan.checkpoints, load.run_id, load.target)
+    planned = {chunk.number for chunk in plan.chunks}
+    if facts.evidence.missing_rows:
+        planned.add(MISSING_ROWS_CHUNK)
+    loaded = {checkpoint.chunk for checkpoint in found}
+    if loaded != planned:
+        raise VerificationFailed(
+            f'{len(planned - loaded)} of {len(planned)} chunks of "{plan.settings.source}" '
+            f'are not in target "{plan.settings.target_connection}" any more',
+            "Their checkpoints are gone, as after a crash of the target. Nothing was published.",
+            "Run again: the table starts over.",
+        )
+    copied = sum(checkpoint.rows for checkpoint in found)
+    staged = _count(session, plan.scratch)
+    if plan.verifies_counts and staged != copied:
+        raise _failed(plan, f"the scratch table has {staged} rows, its chunks brought {copied}")
+    if plan.verifies_counts and plan.is_baseline and facts.rows != staged:
+        raise _failed(plan, f"the snapshot has {facts.rows} rows, {staged} arrived")
+    return staged
+
+
+def _verify_live_rows(session: Session, plan: TablePlan, facts: SourceFacts) -> None:
+    if not plan.verifies_counts or plan.deletes is Deletes.IGNORE:
+        return
+    live = count_live(session, plan)
+    if live != facts.rows:
+        raise _failed(
+            plan,
+            f"the source snapshot has {facts.rows} rows, "
+            f'"{plan.settings.target}" would have {live} (deletes: {plan.deletes})',
+        )
+
+
+def _failed(plan: TablePlan, what: str) -> VerificationFailed:
+    name, conn_id = plan.settings.source, plan.settings.target_connection
+    return VerificationFailed(
+        f'verification of "{name}" on target "{conn_id}" failed',
+        f"{what[0].upper()}{what[1:]}. Nothing was published.",
+        "Run the table once with --full-refresh; if it happens again, please report it.",
+    )
+
+
+def _count(session: Session, table: TableName) -> int:
+    return int(session.execute(sql.SQL("SELECT count(*) FROM {}").format(table.sql))[0][0])
+
+
+# ---------------------------------------------------------------- first load
+
+
+def _name_first_load(session: Session, plan: TablePlan, loaded_at: str) -> None:
+    """Gives the loaded table its landing columns and its name.
+
+    A column with a constant default costs no rewrite (manual, ALTER TABLE, Notes), so each row
+    gets the very time of the publish without having been loaded with it.
+    """
+    name, target = plan.scratch, plan.settings.target
+    session.execute(
+        sql.SQL("ALTER TABLE {} ADD COLUMN {} timestamptz NOT NULL DEFAULT {}").format(
+            name.sql, sql.Identifier(LOADED_AT), sql.Literal(loaded_at)
+        )
+    )
+    session.execute(
+        sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP DEFAULT").format(
+            name.sql, sql.Identifier(LOADED_AT)
+        )
+    )
+    if plan.deletes is Deletes.SOFT:
+        session.execute(
+            sql.SQL("ALTER TABLE {} ADD COLUMN {} timestamptz").format(
+                name.sql, sql.Identifier(DELETED_AT)
+            )
+        )
+    for column in plan.contract.columns:
+        if column.comment:
+            session.execute(
+                sql.SQL("COMMENT ON COLUMN {} IS {}").format(
+                    sql.Identifier(*name.parts, column.name), sql.Literal(column.comment)
+                )
+            )
+    session.execute(
+        sql.SQL("ALTER TABLE {} RENAME TO {}").format(name.sql, sql.Identifier(target.table)),
+        doing=f'name "{target}"',
+    )
+    _name_key(session, plan)
+
+
+def _name_key(session: Session, plan: TablePlan) -> None:
+    """Names the primary key after the raw table, unless that name is taken or too long."""
+    target = plan.settings.target
+    wanted = f"{target.table}_pkey"
+    taken = session.execute(
+        "SELECT count(*) FROM pg_class WHERE relname = %(name)s "
+        "AND relnamespace = to_regnamespace(quote_ident(%(schema)s))",
+        {"name": wanted, "schema": target.schema},
+    )[0][0]
+    if not taken and len(wanted.encode()) <= 63:
+        session.execute(
+            sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(
+                target.sql,
+                sql.Identifier(f"{plan.scratch.table}_pkey"),
+                sql.Identifier(wanted),
+            )
+        )
+
+
+# ---------------------------------------------------------------- the difference
+
+
+def _add_tombstones(session: Session, load: Load) -> None:
+    """Adds `_deleted_at` to a raw table that was landed without it, in a moment of its own."""
+    plan = load.plan
+    raw = plan.target.raw
+    if plan.deletes is not Deletes.SOFT or raw is None or raw.column(DELETED_AT) is not None:
+        return
+    with session.transaction(settings={"lock_timeout": "2s"}):
+        lease.hold(session, load.lease)
+        session.execute(
+            sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} timestamptz").format(
+                load.target.sql, sql.Identifier(DELETED_AT)
+            ),
+            doing=f'add "{DELETED_AT}" to "{load.target}"',
+        )
+
+
+def _apply(
+    session: Session,
+    plan: TablePlan,
+    facts: SourceFacts,
+    loaded_at: str,
+    *,
+    allow_deletes: bool,
+) -> _Applied:
+    """Deletes the gone, updates what differs, inserts what is new."""
+    deleted = 0
+    if facts.evidence.keys is not None:
+        live = count_live(session, plan)
+        deleted = session.change(
+            _delete_gone(plan, facts.evidence.keys, loaded_at), doing="delete gone rows"
+        )
+        if not allow_deletes:
+            guard(plan, source_rows=facts.rows or 0, live_rows=live, gone_rows=deleted)
+    late = _is_late(plan)
+    updated, late_updated = _changed(session, _update(plan, loaded_at), late)
+    inserted, late_inserted = _changed(session, _insert(plan, loaded_at), late)
+    return _Applied(inserted, updated, deleted, late_updated + late_inserted)
+
+
+def _delete_gone(plan: TablePlan, keys: TableName, loaded_at: str) -> sql.Composable:
+    soft = plan.deletes is Deletes.SOFT
+    action = (
+        "UPDATE {raw} AS t SET {deleted} = {at}, {loaded} = {at}"
+        if soft
+        else "DELETE FROM {raw} AS t"
+    )
+    return sql.SQL(
+        action + " WHERE {live} AND NOT EXISTS (SELECT FROM {keys} AS s WHERE {match})"
+    ).format(
+        raw=plan.settings.target.sql,
+        deleted=sql.Identifier(DELETED_AT),
+        loaded=sql.Identifier(LOADED_AT),
+        at=sql.Literal(loaded_at),
+        live=is_live(plan, "t"),
+        keys=keys.sql,
+        match=same_key(plan, "t", "s"),
+    )
+
+
+def _update(plan: TablePlan, loaded_at: str) -> sql.Composable:
+    """Rows whose record image differs; `*<>` compares bytes, so 1.0 becomes 1.00."""
+    names = plan.contract.names
+    sets = [
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name)) for name in names
+    ]
+    sets.append(sql.SQL("{} = {}").format(sql.Identifier(LOADED_AT), sql.Literal(loaded_at)))
+    differs = sql.SQL("ROW({})::record *<> ROW({})::record").format(
+        columns_sql(names, "t"), columns_sql(names, "s")
+    )
+    if plan.has_tombstones:
+        sets.append(sql.SQL("{} = NULL").format(sql.Identifier(DELETED_AT)))
+        differs = sql.SQL("({} OR {} IS NOT NULL)").format(differs, sql.Identifier("t", DELETED_AT))
+    return sql.SQL(
+        "UPDATE {raw} AS t SET {sets} FROM {scratch} AS s WHERE {match} AND {differs}"
+    ).format(
+        raw=plan.settings.target.sql,
+        sets=sql.SQL(", ").join(sets),
+        scratch=plan.scratch.sql,
+        match=same_key(plan, "t", "s"),
+        differs=differs,
+    )
+
+
+def _insert(plan: TablePlan, loaded_at: str) -> sql.Composable:
+    names = plan.contract.names
+    return sql.SQL(
+        "INSERT INTO {raw} AS t ({names}, {loaded}) SELECT {values}, {at} FROM {scratch} AS s "
+        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match})"
+    ).format(
+        raw=plan.settings.target.sql,
+        names=columns_sql(names),
+        loaded=sql.Identifier(LOADED_AT),
+        values=columns_sql(names, "s"),
+        at=sql.Literal(loaded_at),
+        scratch=plan.scratch.sql,
+        match=same_key(plan, "t", "s"),
+    )
+
+
+def _changed(
+    session: Session, statement: sql.Composable, late: sql.Composable | None
+) -> tuple[int, int]:
+    """How many rows a statement changed, and how many of them were late."""
+    doing = "apply the difference"
+    if late is None:
+        return session.change(statement, doing=doing), 0
+    counted = sql.SQL(
+        "WITH moved AS ({} RETURNING {} AS is_late) "
+        "SELECT count(*), count(*) FILTER (WHERE is_late) FROM moved"
+    ).format(statement, late)
+    changed, late_rows = session.execute(counted, doing=doing)[0]
+    return changed, late_rows
+
+
+def _is_late(plan: TablePlan) -> sql.Composable | None:
+    """The condition for a changed row to lie below the last watermark: a late commit."""
+    watermark = plan.target.watermark
+    if plan.is_baseline or plan.settings.sync_mode is not SyncMode.INCREMENTAL_SYNC:
+        return None
+    if watermark is None or watermark.cursor_value is None:
+        return None
+    name, cursor_type = cursor_of(plan.settings, plan.source)
+    return sql.SQL("{} < {}::{}").format(
+        sql.Identifier("t", name), sql.Literal(watermark.cursor_value), sql.SQL(cursor_type.value)
+    )
+
+
+# ---------------------------------------------------------------- the watermark
+
+
+def _loaded_at(session: Session, plan: TablePlan) -> str:
+    """One value for all rows of this publish, larger than that of every one before."""
+    last = plan.target.watermark.loaded_at if plan.target.watermark else "-infinity"
+    query = "SELECT greatest(clock_timestamp(), %(last)s::timestamptz + interval '1 microsecond')"
+    return str(session.execute(f"{query}::text", {"last": last})[0][0])
+
+
+def _cursor_value(session: Session, plan: TablePlan) -> str | None:
+    """The next cursor watermark; the last one stays when the delta held none."""
+    if plan.settings.sync_mode is not SyncMode.INCREMENTAL_SYNC:
+        return None
+    name, cursor_type = cursor_of(plan.settings, plan.source)
+    aggregate = cursor_watermark(name, cursor_type, plan.cut.cut_at)
+    query = sql.SQL("SELECT ({})::text FROM {}").format(aggregate, plan.scratch.sql)
+    value: str | None = session.execute(query)[0][0]
+    last = plan.target.watermark
+    return value if value is not None or last is None else last.cursor_value
+
+
+def _write_watermark(
+    session: Session, load: Load, loaded_at: str, cursor_value: str | None
+) -> None:
+    plan = load.plan
+    mode = MODES[plan.settings.sync_mode]
+    oid = session.execute(
+        "SELECT class.oid::bigint FROM pg_class AS class "
+        "INNER JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace "
+        "WHERE namespace.nspname = %(schema)s AND class.relname = %(table)s",
+        {"schema": load.target.schema, "table": load.target.table},
+    )[0][0]
+    ledger.write_watermark(
+        session,
+        load.target,
+        {
+            "target_oid": oid,
+            "source_connection": plan.settings.source_connection,
+            "source_table": plan.settings.source.written,
+            "sync_mode": plan.settings.sync_mode.value,
+            "identity": plan.cut.identity,
+            "fingerprint": plan.fingerprint,
+            "lsn": plan.cut.lsn,
+            "cursor_value": cursor_value,
+            "xid": plan.cut.xmin if mode.saves_xid else None,
+            "loaded_at": loaded_at,
+            "run_id": load.run_id,
+        },
+    )

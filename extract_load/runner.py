@@ -1,0 +1,395 @@
+"""Carries out a plan: several tables at a time, each failing alone."""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Any, Generic, TypeVar
+
+from extract_load import lease, ledger, log
+from extract_load.config import Settings, TableSettings
+from extract_load.connection import Session, SessionRegistry
+from extract_load.connection_parameters import ConnectionParameters, Resolver, resolve_connection
+from extract_load.errors import ConfigError, ExtractLoadError
+from extract_load.extract import Estimate, SourceSnapshot, estimate
+from extract_load.landing import (
+    Landing,
+    LandingCounts,
+    LandingOptions,
+    Progress,
+    look_and_plan,
+)
+from extract_load.planner import TablePlan
+from extract_load.report import RunReport, TableResult, peak_rss_bytes
+
+Value = TypeVar("Value")
+
+logger = log.get_logger(__name__)
+
+
+def _no_progress(plan: TablePlan, counts: LandingCounts) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user or a scheduler asks of one run."""
+
+    select: tuple[str, ...] = ()
+    """Source or target names or globs; none selects all tables."""
+    targets: tuple[str, ...] = ()
+    """Target connection ids; none selects all."""
+    landing: LandingOptions = LandingOptions()
+    workers: int | None = None
+    """Overrides `parallel_workers` of every table."""
+    invoked_by: Mapping[str, Any] = field(default_factory=dict)
+    """Who asked, for the ledger."""
+    progress: Progress = _no_progress
+
+
+@dataclass(frozen=True)
+class PlannedTable:
+    """A plan with what the source expects of it, or why there is none."""
+
+    table: TableSettings
+    plan: TablePlan | None = None
+    estimate: Estimate | None = None
+    error: ExtractLoadError | None = None
+
+
+def select_tables(
+    settings: Settings, select: tuple[str, ...] = (), targets: tuple[str, ...] = ()
+) -> tuple[TableSettings, ...]:
+    """Returns the tables that names or globs select.
+
+    Args:
+        settings: All tables.
+        select: Source or target names, as written or plain, or globs of them; none means all.
+        targets: Target connection ids; none means all.
+
+    Raises:
+        ConfigError: If a name selects nothing.
+    """
+    chosen = [table for table in settings.tables if not select or _is_selected(table, select)]
+    for pattern in select:
+        if not any(_is_selected(table, (pattern,)) for table in settings.tables):
+            raise ConfigError(
+                f'"{pattern}" selects no table',
+                f"The {settings.origin} has "
+                + ", ".join(table.source.written for table in settings.tables)
+                + ".",
+                "Mend --select: a source or target name, or a glob such as 'public.*'.",
+            )
+    for conn_id in targets:
+        if all(table.target_connection != conn_id for table in settings.tables):
+            raise ConfigError(
+                f'no table has the target "{conn_id}"',
+                hint="Mend --target: the connection id of a target.",
+            )
+    return tuple(table for table in chosen if not targets or table.target_connection in targets)
+
+
+def _is_selected(table: TableSettings, patterns: tuple[str, ...]) -> bool:
+    names = {
+        form
+        for name in (table.source, table.target)
+        for form in (name.written, ".".join(name.parts))
+    }
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def run(
+    settings: Settings,
+    environ: Mapping[str, str],
+    options: RunOptions = RunOptions(),
+    resolver: Resolver | None = None,
+) -> RunReport:
+    """Extracts, loads and publishes tables; one table's failure stays its own.
+
+    Args:
+        settings: The tables.
+        environ: Where connections are looked up.
+        options: What to do.
+        resolver: Asked first for connections.
+
+    Returns:
+        The report; it also stands in the ledger of each target.
+
+    Raises:
+        ConfigError: If a selection or a connection is wrong; nothing was done then.
+    """
+    tables = select_tables(settings, options.select, options.targets)
+    connections = resolve_all(tables, environ, resolver)
+    return Run(settings, tables, connections, options).execute()
+
+
+def resolve_all(
+    tables: tuple[TableSettings, ...], environ: Mapping[str, str], resolver: Resolver | None
+) -> dict[str, ConnectionParameters]:
+    """Returns the parameters of every connection the enabled tables name.
+
+    Raises:
+        ConfigError: If one is not defined or not complete.
+    """
+    named = {
+        conn_id
+        for table in tables
+        if table.enabled
+        for conn_id in (table.source_connection, table.target_connection)
+    }
+    return {conn_id: resolve_connection(conn_id, environ, resolver) for conn_id in sorted(named)}
+
+
+class Run:
+    """One invocation: the sessions it shares between tables, and their results."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tables: tuple[TableSettings, ...],
+        connections: Mapping[str, ConnectionParameters],
+        options: RunOptions,
+    ) -> None:
+        self.run_id = secrets.token_hex(4)
+        self._settings = settings
+        self._tables = tables
+        self._connections = connections
+        self._options = options
+        self._registry = SessionRegistry(lease.application_name(self.run_id))
+        self._heartbeat = lease.Heartbeat(self.run_id)
+        self._sources = _Once[SourceSnapshot]()
+        self._targets = _Once[Session]()
+
+    def execute(self) -> RunReport:
+        """Returns the report when every table is done or has failed."""
+        started_at, started = _now(), time.monotonic()
+        self._heartbeat.start()
+        try:
+            results = self._land_all()
+        except BaseException:
+            self._registry.cancel_all()
+            raise
+        finally:
+            self._heartbeat.stop()
+            for source in self._sources.values():
+                source.close()
+        report = RunReport(
+            run_id=self.run_id,
+            started_at=started_at,
+            finished_at=_now(),
+            seconds=time.monotonic() - started,
+            peak_rss_bytes=peak_rss_bytes(),
+            tables=results,
+        )
+        self._finish(report)
+        return report
+
+    def plan_all(self) -> tuple[PlannedTable, ...]:
+        """Returns the plan of every enabled table; changes nothing anywhere."""
+        try:
+            return tuple(self._planned(table) for table in self._tables if table.enabled)
+        finally:
+            for source in self._sources.values():
+                source.close()
+
+    def _planned(self, table: TableSettings) -> PlannedTable:
+        try:
+            source = self._source(table)
+            parameters = self._connections[table.target_connection]
+            with Session(parameters, "target") as session:
+                plan = look_and_plan(table, source, session, self._options.landing)
+            with source.reader() as reader:
+                return PlannedTable(table, plan, estimate(reader, plan))
+        except ExtractLoadError as error:
+            return PlannedTable(table, error=error)
+
+    def _land_all(self) -> tuple[TableResult, ...]:
+        tables_in_parallel = self._settings.run.tables_in_parallel
+        with ThreadPoolExecutor(tables_in_parallel, thread_name_prefix="table") as pool:
+            futures = [pool.submit(copy_context().run, self._land, table) for table in self._tables]
+            try:
+                return tuple(future.result() for future in futures)
+            except BaseException:
+                # A signal: what runs is ended, so that the pool can be left.
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._registry.cancel_all()
+                raise
+
+    def _land(self, table: TableSettings) -> TableResult:
+        result = TableResult(
+            source=table.source.written,
+            target=table.target.written,
+            target_connection=table.target_connection,
+            sync_mode=table.sync_mode.value,
+            status="skipped",
+        )
+        if not table.enabled:
+            return result
+        if self._options.workers:
+            table = replace(table, parallel_workers=self._options.workers)
+        with log.bound(run=self.run_id, table=table.source.written, target=table.target_connection):
+            return self._landed(table, result)
+
+    def _landed(self, table: TableSettings, result: TableResult) -> TableResult:
+        started = time.monotonic()
+        landing: Landing | None = None
+        try:
+            parameters = self._connections[table.target_connection]
+            self._target(table.target_connection)
+            source = self._source(table)
+            landing = Landing(table, source, parameters, self._registry, self.run_id)
+            with self._session(parameters) as session:
+                ledger.in_ledger(session, "start_table_run", _facts(self.run_id, table, result))
+                publication = landing.run(session, self._options.landing, self._options.progress)
+                result = replace(
+                    _with_counts(result, landing),
+                    status="done",
+                    rows_inserted=publication.rows_inserted,
+                    rows_updated=publication.rows_updated,
+                    rows_deleted=publication.rows_deleted,
+                    rows_unchanged=publication.rows_unchanged,
+                    rows_late=publication.rows_late,
+                    published_at=publication.published_at,
+                    verified=table.verify.value,
+                    seconds=time.monotonic() - started,
+                )
+                ledger.finish_table_run(session, _facts(self.run_id, table, result))
+                return result
+        except ExtractLoadError as error:
+            logger.debug("failed", exc_info=True)
+            logger.error("failed", extra={"why": error.primary})  # noqa: TRY400 - no traceback
+            result = replace(
+                _with_counts(result, landing),
+                status="failed",
+                error=error,
+                seconds=time.monotonic() - started,
+            )
+            self._tell_ledger(table, result)
+            return result
+
+    def _tell_ledger(self, table: TableSettings, result: TableResult) -> None:
+        """Writes a failure where the target can still be reached."""
+        try:
+            with Session(self._connections[table.target_connection], "target") as session:
+                if ledger.ledger_version(session):
+                    ledger.finish_table_run(session, _facts(self.run_id, table, result))
+        except ExtractLoadError as error:
+            logger.warning("failure not in the ledger", extra={"why": error.primary})
+
+    @contextmanager
+    def _session(self, parameters: ConnectionParameters) -> Iterator[Session]:
+        session = self._registry.open(parameters, "target")
+        try:
+            yield session
+        finally:
+            self._registry.close(session)
+
+    def _source(self, table: TableSettings) -> SourceSnapshot:
+        """The run's snapshot of a source, taken when the first table asks."""
+
+        def take() -> SourceSnapshot:
+            snapshot = SourceSnapshot(
+                self._connections[table.source_connection],
+                self._registry,
+                self._settings.run.source_max_connections,
+            )
+            self._heartbeat.add_holder(snapshot.holder)
+            return snapshot
+
+        return self._sources.get(table.source_connection, take)
+
+    def _target(self, conn_id: str) -> Session:
+        """The run's own session on a target: the ledger is there, the heartbeat beats on it."""
+
+        def prepare() -> Session:
+            session = self._registry.open(self._connections[conn_id], "target")
+            ledger.migrate(session)
+            ledger.start_run(session, self.run_id, self._options.invoked_by or _who())
+            self._heartbeat.add_target(session)
+            return session
+
+        return self._targets.get(conn_id, prepare)
+
+    def _finish(self, report: RunReport) -> None:
+        for conn_id, session in self._targets.items():
+            failed = any(table.target_connection == conn_id for table in report.failed)
+            status = "failed" if failed else "done"
+            try:
+                ledger.finish_run(session, self.run_id, status, report.peak_rss_bytes)
+            except ExtractLoadError as error:
+                logger.warning("end of run not in the ledger", extra={"why": error.primary})
+            self._registry.close(session)
+
+
+class _Once(Generic[Value]):
+    """Values made when first asked for, by one thread, and kept; an error is kept too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, Value] = {}
+        self._errors: dict[str, ExtractLoadError] = {}
+
+    def get(self, key: str, make: Callable[[], Value]) -> Value:
+        """Returns the value of a key, made on the first call."""
+        with self._lock:
+            if key in self._errors:
+                raise self._errors[key]
+            if key not in self._values:
+                try:
+                    self._values[key] = make()
+                except ExtractLoadError as error:
+                    self._errors[key] = error
+                    raise
+            return self._values[key]
+
+    def values(self) -> list[Value]:
+        """Returns what was made."""
+        return list(self._values.values())
+
+    def items(self) -> list[tuple[str, Value]]:
+        """Returns what was made, by key."""
+        return list(self._values.items())
+
+
+def _with_counts(result: TableResult, landing: Landing | None) -> TableResult:
+    if landing is None:
+        return result
+    counts, plan = landing.counts, landing.plan
+    return replace(
+        result,
+        baseline=plan.is_baseline if plan else None,
+        window_low=plan.window.low if plan else None,
+        window_high=plan.window.high if plan else None,
+        rows_read=counts.rows_read,
+        bytes_read=counts.bytes_read,
+        chunks=counts.chunks,
+        retries=counts.retries,
+    )
+
+
+def _facts(run_id: str, table: TableSettings, result: TableResult) -> dict[str, Any]:
+    """A result as the ledger's parameters."""
+    return {
+        **vars(result),
+        "error": result.error.as_dict() if result.error else None,
+        "run_id": run_id,
+        "target_schema": table.target.schema,
+        "target_table": table.target.table,
+        "source_connection": table.source_connection,
+        "source_table": table.source.written,
+    }
+
+
+def _who() -> dict[str, Any]:
+    return {"program": "extract-load", "pid": os.getpid()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

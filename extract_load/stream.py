@@ -1,0 +1,135 @@
+"""Bytes from one COPY TO to one COPY FROM, through a pipe of the operating system.
+
+No row becomes a Python object. The pipe bounds what is read ahead, and lets the source work while
+the target does.
+"""
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from extract_load.errors import ExtractLoadError, VerificationFailed
+
+PIPE_BYTES = 1 << 20
+"""Linux's largest pipe for an ordinary user; elsewhere the system's own size stays."""
+
+_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
+_JOIN_SECONDS = 60.0
+
+CopyOut = Callable[[BinaryIO], int]
+"""Writes a COPY TO into a stream; returns its rows."""
+CopyIn = Callable[["PipeReader"], int]
+"""Reads a COPY FROM out of a stream; returns its rows."""
+
+
+@dataclass(frozen=True)
+class CopyStats:
+    """What one COPY moved."""
+
+    rows: int
+    bytes: int
+
+
+class PipeReader:
+    """The read end of the pipe: counts bytes, and ends only when the writer ended well.
+
+    A COPY whose input simply stops at a row's end is complete for PostgreSQL, in both formats. So
+    when the source broke off, the end of the pipe must be an error, never an end of file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._writer_ended = threading.Event()
+        self._writer_error: BaseException | None = None
+        self.bytes = 0
+
+    def read(self, size: int) -> bytes:
+        """Returns up to `size` bytes; none at the end.
+
+        Raises:
+            ExtractLoadError: What stopped the writer, when it did not reach its end.
+        """
+        data = os.read(self._descriptor, size)
+        if data:
+            self.bytes += len(data)
+            return data
+        self._writer_ended.wait(_JOIN_SECONDS)
+        if self._writer_error is not None:
+            raise self._writer_error
+        return b""
+
+    def end(self, error: BaseException | None) -> None:
+        """Says how the writer ended; to be called before its end of the pipe is closed."""
+        self._writer_error = error
+        self._writer_ended.set()
+
+
+def move(copy_out: CopyOut, copy_in: CopyIn) -> CopyStats:
+    """Returns what it moved from one COPY to another, both running at the same time.
+
+    Args:
+        copy_out: Run in a thread of its own.
+        copy_in: Run in the caller's thread.
+
+    Raises:
+        ExtractLoadError: What either side raised; the source's error where both failed.
+        VerificationFailed: If the two servers counted different numbers of rows.
+    """
+    read_end, write_end = os.pipe()
+    if _F_SETPIPE_SZ is not None:
+        fcntl.fcntl(write_end, _F_SETPIPE_SZ, PIPE_BYTES)
+    reader = PipeReader(read_end)
+    writer = _Writer(copy_out, write_end, reader)
+    writer.start()
+    try:
+        rows = copy_in(reader)
+    except BaseException as error:
+        os.close(read_end)  # the writer's next write fails, if it is still writing
+        writer.join(_JOIN_SECONDS)
+        if isinstance(writer.error, ExtractLoadError) and not writer.was_cut_off:
+            raise writer.error from error
+        raise
+    os.close(read_end)
+    writer.join(_JOIN_SECONDS)
+    if writer.rows != rows:
+        raise VerificationFailed(
+            f"the source sent {writer.rows} rows, the target took {rows}",
+            "The two COPY commands of one chunk disagree. The chunk was not loaded.",
+            "Run again; if it happens again, please report it.",
+        )
+    return CopyStats(rows, reader.bytes)
+
+
+class _Writer(threading.Thread):
+    """The thread that runs the COPY TO."""
+
+    def __init__(self, copy_out: CopyOut, descriptor: int, reader: PipeReader) -> None:
+        super().__init__(name="copy-out", daemon=True)
+        self._copy_out = copy_out
+        self._descriptor = descriptor
+        self._reader = reader
+        self.rows: int | None = None
+        self.error: BaseException | None = None
+        self.was_cut_off = False
+
+    def run(self) -> None:
+        """Copies; every ending is told to the reader before the pipe is closed."""
+        stream = os.fdopen(self._descriptor, "wb", buffering=1 << 16)
+        try:
+            self.rows = self._copy_out(stream)
+            stream.flush()
+        except BaseException as error:  # noqa: BLE001 - it is raised in the reader's thread
+            self.error = error
+            self.was_cut_off = isinstance(error.__cause__ or error, BrokenPipeError)
+        finally:
+            self._reader.end(self.error)
+            self._close(stream)
+
+    def _close(self, stream: BinaryIO) -> None:
+        try:
+            stream.close()
+        except BrokenPipeError:
+            self.was_cut_off = True
