@@ -119,7 +119,7 @@ def attempt(
 
     return Retrying(
         stop=stop_after_attempt(attempts),
-        wait=wait_exponential_jitter(initial=0.2, max=5, jitter=0.3),
+        wait=wait_exponential_jitter(multiplier=0.2, max=5, jitter=0.3),
         retry=retry_if_exception(lambda exc: isinstance(exc, ExtractLoadError) and exc.retryable),
         before_sleep=tell,
         reraise=True,

@@ -46,7 +46,7 @@ class RunOptions:
     """Source or target names or globs; none selects all tables."""
     targets: tuple[str, ...] = ()
     """Target connection ids; none selects all."""
-    landing: LandingOptions = LandingOptions()
+    landing: LandingOptions = field(default_factory=LandingOptions)
     workers: int | None = None
     """Overrides `parallel_workers` of every table."""
     invoked_by: Mapping[str, Any] = field(default_factory=dict)

@@ -135,10 +135,47 @@ where activity.pid = pg_backend_pid()
 
 -- name: hold_lease
 -- The fence: while this row lock stands nobody can take the lease over.
-select from extract_load.leases where token = %(token)s for key share
+select token from extract_load.leases where token = %(token)s for key share
 
 -- name: beat
 update extract_load.leases set heartbeat_at = clock_timestamp() where run_id = %(run_id)s
 
 -- name: release_lease
 delete from extract_load.leases where token = %(token)s
+
+-- name: status
+-- Every raw table and every table ever tried, with its last run. Times are ISO 8601 in UTC.
+with last_run as (
+    select distinct on (target_schema, target_table) *
+    from extract_load.table_runs
+    order by target_schema, target_table, started_at desc
+),
+
+open_chunk as (
+    select target_schema, target_table from extract_load.chunks
+    union all
+    select target_schema, target_table from extract_load_scratch.chunks
+)
+
+select
+    target_schema,
+    target_table,
+    coalesce(watermark.source_table, last_run.source_table),
+    last_run.status,
+    last_run.run_id,
+    to_char(last_run.started_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+    to_char(watermark.published_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+    extract(epoch from clock_timestamp() - watermark.published_at)::float8,
+    coalesce(watermark.cursor_value, watermark.xid::text),
+    (
+        select count(*)
+        from open_chunk
+        where open_chunk.target_schema = last_run.target_schema
+            and open_chunk.target_table = last_run.target_table
+    )::int,
+    lease.run_id,
+    last_run.error ->> 'primary'
+from last_run
+full join extract_load.watermarks as watermark using (target_schema, target_table)
+left join extract_load.leases as lease using (target_schema, target_table)
+order by target_schema, target_table

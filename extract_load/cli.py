@@ -1,0 +1,306 @@
+"""The command line: `extract-load plan | run | status | reset`. Alone prints and exits."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from extract_load.errors import ConfigError, ExtractLoadError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from extract_load.config import Settings
+    from extract_load.connection_parameters import ConnectionParameters
+
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised in the main thread."""
+
+
+def main() -> None:
+    """Runs the command line and exits with its status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.ClickException as exc:
+        exc.show()
+        status = exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("error: interrupted", file=sys.stderr)
+        status = EXIT_INTERRUPTED
+    except Terminated:
+        print("error: terminated", file=sys.stderr)
+        status = EXIT_TERMINATED
+    if status in {EXIT_INTERRUPTED, EXIT_TERMINATED}:
+        # Worker threads may sit in a call that ends only with its server: leave at once.
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _terminate(_signal: int, _frame: "FrameType | None") -> None:
+    raise Terminated
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options every command takes."""
+    for option in reversed(
+        [
+            click.option("--config", type=click.Path(path_type=Path), help="A settings file."),
+            click.option(
+                "--project-dir",
+                type=click.Path(path_type=Path),
+                default=Path("dbt_project"),
+                show_default=True,
+                help="The dbt project whose sources are the settings.",
+            ),
+            click.option(
+                "--select",
+                multiple=True,
+                metavar="NAME",
+                help="A source or target name, or a glob; repeatable.",
+            ),
+            click.option(
+                "--target", multiple=True, metavar="CONN_ID", help="A target; repeatable."
+            ),
+            click.option(
+                "--output",
+                type=click.Choice(["text", "json"]),
+                default="text",
+                show_default=True,
+                help="JSON is one object on stdout, and nothing else.",
+            ),
+            click.option(
+                "--env-file",
+                type=click.Path(path_type=Path),
+                help="Variables to add to the environment. [default: .env where there is one]",
+            ),
+            click.option("--debug", is_flag=True, help="Log more, and show tracebacks."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+class _Command(click.Command):
+    """A command whose errors are printed in our form."""
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Returns the exit status."""
+        is_json = ctx.params["output"] == "json"
+        _start_logging(debug=ctx.params["debug"], quiet=not is_json and sys.stderr.isatty())
+        try:
+            return int(super().invoke(ctx) or 0)
+        except ExtractLoadError as error:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            _print_error(error, is_json=is_json)
+            return error.exit_code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="extract-load")
+def cli() -> None:
+    """Lands tables of a PostgreSQL database in a PostgreSQL warehouse.
+
+    What is published of a table is exactly one snapshot of it. Connections are found by id:
+    AIRFLOW_CONN_<ID> in the environment or in .env.
+    """
+
+
+@cli.command(cls=_Command)
+@_common
+@click.option("--full-refresh", is_flag=True, help="Read whole tables; nothing is dropped.")
+@click.option("--allow-deletes", is_flag=True, help="Switch the delete guards off for this run.")
+@click.option("--workers", type=click.IntRange(1, 32), help="Chunks at a time, for every table.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For a table that another run writes.",
+)
+def run(**options: Any) -> int:
+    """Extracts, loads and publishes tables, then reports.
+
+    Exit status: 0 all done, 1 a table failed, 2 settings or arguments wrong.
+    """
+    from extract_load import runner
+    from extract_load.landing import LandingOptions
+    from extract_load.progress import progress_bars
+
+    settings, environ = _load(options)
+    with progress_bars(enabled=options["output"] == "text") as progress:
+        report = runner.run(
+            settings,
+            environ,
+            runner.RunOptions(
+                select=options["select"],
+                targets=options["target"],
+                landing=LandingOptions(
+                    full_refresh=options["full_refresh"],
+                    allow_deletes=options["allow_deletes"],
+                    wait_seconds=options["wait"],
+                ),
+                workers=options["workers"],
+                progress=progress,
+            ),
+        )
+    _print(options, report.as_dict(), report.as_text)
+    return 1 if report.failed else 0
+
+
+@cli.command(cls=_Command)
+@_common
+@click.option("--full-refresh", is_flag=True, help="Plan as if run had it.")
+def plan(**options: Any) -> int:
+    """Shows what a run would do. Creates nothing, reads no row."""
+    from extract_load import runner
+    from extract_load.landing import LandingOptions
+    from extract_load.plan_report import plan_as_dict, plans_as_text
+
+    settings, environ = _load(options)
+    tables = runner.select_tables(settings, options["select"], options["target"])
+    connections = runner.resolve_all(tables, environ, None)
+    planned = runner.Run(
+        settings,
+        tables,
+        connections,
+        runner.RunOptions(landing=LandingOptions(full_refresh=options["full_refresh"])),
+    ).plan_all()
+    _print(
+        options,
+        {"tables": [plan_as_dict(table) for table in planned]},
+        lambda: plans_as_text(planned),
+    )
+    return 1 if any(table.error for table in planned) else 0
+
+
+@cli.command(cls=_Command)
+@_common
+def status(**options: Any) -> int:
+    """Shows last runs, freshness, watermarks, open chunks and leases."""
+    from extract_load.plan_report import statuses_as_text
+    from extract_load.status import read_statuses
+
+    tables, connections = _targets(options)
+    found = read_statuses(tables, connections)
+    _print(
+        options,
+        {"tables": [table.as_dict() for table in found]},
+        lambda: statuses_as_text(found),
+    )
+    return 0
+
+
+@cli.command(cls=_Command)
+@_common
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(**options: Any) -> int:
+    """Forgets watermarks and checkpoints: the next run is a baseline. Touches no raw table."""
+    from extract_load.reset import forget
+
+    tables, connections = _targets(options)
+    if not options["yes"] and sys.stdin.isatty():
+        names = ", ".join(table.target.written for table in tables)
+        click.confirm(f"Forget the watermarks of {names}?", abort=True, err=True)
+    forgotten = [
+        {
+            "target": table.target.written,
+            "target_connection": table.target_connection,
+            "forgotten": forget(connections[table.target_connection], table.target),
+        }
+        for table in tables
+    ]
+
+    def as_text() -> str:
+        lines = [
+            f"{row['target']}: {'watermark forgotten' if row['forgotten'] else 'nothing to forget'}"
+            for row in forgotten
+        ]
+        return "\n".join(lines)
+
+    _print(options, {"tables": forgotten}, as_text)
+    return 0
+
+
+# ---------------------------------------------------------------- shared by the commands
+
+
+def _load(options: Mapping[str, Any]) -> "tuple[Settings, dict[str, str]]":
+    environ = _environment(options["env_file"])
+    if options["config"]:
+        from extract_load.settings_file import load_settings_file
+
+        return load_settings_file(options["config"], environ), environ
+    from extract_load.dbt_sources import load_dbt_project
+
+    return load_dbt_project(options["project_dir"], environ), environ
+
+
+def _targets(options: Mapping[str, Any]) -> Any:
+    """The selected tables, and the connections of their targets."""
+    from extract_load import runner
+    from extract_load.connection_parameters import resolve_connection
+
+    settings, environ = _load(options)
+    tables = runner.select_tables(settings, options["select"], options["target"])
+    connections: dict[str, ConnectionParameters] = {
+        conn_id: resolve_connection(conn_id, environ)
+        for conn_id in dict.fromkeys(table.target_connection for table in tables)
+    }
+    return tables, connections
+
+
+def _environment(env_file: Path | None) -> dict[str, str]:
+    """The process's environment over what the env file says."""
+    path = env_file or Path(".env")
+    if not path.is_file():
+        if env_file:
+            raise ConfigError(
+                f'cannot read "{env_file}"', "There is no such file.", "Mend --env-file."
+            )
+        return dict(os.environ)
+    from dotenv import dotenv_values
+
+    try:
+        read = {key: value for key, value in dotenv_values(path).items() if value is not None}
+    except OSError as exc:
+        raise ConfigError(f'cannot read "{path}"', f"{exc.strerror}.", "Check it.") from exc
+    return {**read, **os.environ}
+
+
+def _start_logging(*, debug: bool, quiet: bool) -> None:
+    from extract_load import log
+
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    log.to_stderr(level)
+
+
+def _print(options: Mapping[str, Any], as_json: dict[str, Any], as_text: Callable[[], str]) -> None:
+    if options["output"] == "json":
+        print(json.dumps(as_json, ensure_ascii=False, default=str))
+    else:
+        print(as_text().rstrip("\n"))
+
+
+def _print_error(error: ExtractLoadError, *, is_json: bool) -> None:
+    if not is_json:
+        print(error, file=sys.stderr)
+        return
+    shown: dict[str, Any] = {"status": "failed", "error": error.as_dict()}
+    if isinstance(error, ConfigError):
+        shown["problems"] = [vars(problem) for problem in error.problems]
+    print(json.dumps(shown, ensure_ascii=False))

@@ -1,0 +1,164 @@
+"""Plans and statuses for people and as JSON."""
+
+from typing import Any
+
+from extract_load.chunking import WholeTable
+from extract_load.config import Deletes
+from extract_load.extract import Estimate
+from extract_load.planner import DELETED_AT, Publish, TablePlan
+from extract_load.report import bytes_text, text_table
+from extract_load.runner import PlannedTable
+from extract_load.status import TableStatus
+
+_BYTES_PER_SECOND = 60e6
+_SECONDS_PER_TABLE = 0.2
+"""What one worker of a small machine moves, for the estimate only."""
+
+
+def plan_as_dict(planned: PlannedTable) -> dict[str, Any]:
+    """Returns one table's part of the JSON of `plan`."""
+    table = planned.table
+    names = {
+        "source": table.source.written,
+        "target": table.target.written,
+        "target_connection": table.target_connection,
+        "sync_mode": table.sync_mode.value,
+    }
+    if planned.plan is None or planned.estimate is None:
+        return {**names, "error": planned.error.as_dict() if planned.error else None}
+    plan, estimate = planned.plan, planned.estimate
+    return {
+        **names,
+        "publish": plan.publish.value,
+        "baseline": plan.is_baseline,
+        "baseline_reason": plan.baseline_reason,
+        "window": {"low": plan.window.low, "high": plan.window.high},
+        "deletes": plan.deletes.value,
+        "key": list(plan.key),
+        "chunks": len(plan.chunks),
+        "estimated_rows": estimate.rows,
+        "estimated_bytes_sent": estimate.bytes_sent,
+        "estimated_bytes_read": estimate.bytes_read,
+        "estimated_seconds": _seconds(estimate),
+        "copy_format": plan.contract.copy_format,
+        "columns": [
+            {
+                "name": column.name,
+                "treatment": column.treatment.value,
+                "source_type": column.source_type,
+                "target_type": column.target_type,
+            }
+            for column in plan.contract.columns
+        ],
+        "ddl": _ddl(plan),
+        "dependent_views": list(plan.target.dependent_views),
+        "locks": _locks(plan),
+        "warnings": list(plan.warnings),
+        "error": None,
+    }
+
+
+def plans_as_text(planned: tuple[PlannedTable, ...]) -> str:
+    """Returns the plans as a table, with what needs a sentence below it."""
+    rows = [
+        [
+            shown["source"],
+            shown["target"],
+            shown["sync_mode"],
+            shown["publish"],
+            str(shown["chunks"]),
+            f"{shown['estimated_rows']:,}",
+            bytes_text(shown["estimated_bytes_sent"]),
+            f"{shown['estimated_seconds']:.1f}",
+            shown["baseline_reason"] or f"from {shown['window']['low']}",
+        ]
+        for shown in map(plan_as_dict, planned)
+        if not shown["error"]
+    ]
+    heads = ["table", "raw table", "mode", "publish", "chunks", "rows ~", "bytes ~", "seconds ~"]
+    text = text_table([*heads, "why"], rows, right_from=4)
+    return text + "".join(_notes(table) for table in planned) + "\nNothing was changed."
+
+
+def statuses_as_text(statuses: tuple[TableStatus, ...]) -> str:
+    """Returns the statuses as a table."""
+    return text_table(
+        [
+            "table",
+            "raw table",
+            "last run",
+            "status",
+            "age",
+            "watermark",
+            "chunks",
+            "lease",
+            "error",
+        ],
+        (
+            [
+                status.source,
+                status.target + ("" if status.managed else " (unmanaged)"),
+                status.last_run_id or "-",
+                status.last_status or "never run",
+                age_text(status.age_seconds),
+                status.watermark or "-",
+                str(status.open_chunks),
+                status.lease_run_id or "-",
+                status.error or "",
+            ]
+            for status in statuses
+        ),
+    )
+
+
+def age_text(seconds: float | None) -> str:
+    """Returns an age for people.
+
+    Example:
+        >>> age_text(None), age_text(42), age_text(7260)
+        ('-', '42 s', '2.0 h')
+    """
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size * 2 or (unit != "d" and seconds >= size):
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _notes(planned: PlannedTable) -> str:
+    if planned.error is not None:
+        return f"\n{planned.error}\n"
+    shown = plan_as_dict(planned)
+    lines = [f"warning: {warning}" for warning in shown["warnings"]]
+    lines += [
+        f"{column['name']}: {column['source_type']} lands as {column['target_type']}"
+        for column in shown["columns"]
+        if column["treatment"] == "mapped"
+    ]
+    return "".join(f"\n{shown['source']}: {line}" for line in lines)
+
+
+def _seconds(estimate: Estimate) -> float:
+    return round(_SECONDS_PER_TABLE + estimate.bytes_sent / _BYTES_PER_SECOND, 1)
+
+
+def _ddl(plan: TablePlan) -> list[str]:
+    if plan.publish is Publish.FIRST_LOAD:
+        return [f"create table {plan.settings.target}"]
+    if (
+        plan.deletes is Deletes.SOFT
+        and plan.target.raw
+        and not plan.target.raw.column("_deleted_at")
+    ):
+        return [f"alter table {plan.settings.target} add column _deleted_at"]
+    return []
+
+
+def _locks(plan: TablePlan) -> list[str]:
+    """What others may notice."""
+    how = "one pass" if isinstance(plan.chunks[0].range, WholeTable) else "one chunk at a time"
+    source = f"source {plan.settings.source}: ACCESS SHARE ({how}, one snapshot)"
+    if plan.publish is Publish.FIRST_LOAD:
+        return [source]
+    return [source, f"target {plan.settings.target}: ROW EXCLUSIVE (readers never wait)"]

@@ -1,0 +1,100 @@
+"""What the ledger of a target says of the tables: freshness, watermarks, open work, leases."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from extract_load import ledger
+from extract_load.config import TableSettings
+from extract_load.connection import Session
+from extract_load.connection_parameters import ConnectionParameters
+from extract_load.sql import queries
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """One raw table, or one that is to become one."""
+
+    source: str
+    target: str
+    target_connection: str
+    sync_mode: str | None
+    managed: bool
+    """Whether the settings still name it."""
+    last_status: str | None = None
+    last_run_id: str | None = None
+    last_started_at: str | None = None
+    published_at: str | None = None
+    age_seconds: float | None = None
+    watermark: str | None = None
+    open_chunks: int = 0
+    lease_run_id: str | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the table's part of the JSON of `status`."""
+        return dict(vars(self))
+
+
+def read_statuses(
+    tables: tuple[TableSettings, ...], connections: Mapping[str, ConnectionParameters]
+) -> tuple[TableStatus, ...]:
+    """Returns the state of every table the settings name, then of raw tables they do not.
+
+    Raises:
+        TargetError: If a target cannot be read.
+    """
+    return tuple(
+        status
+        for conn_id in dict.fromkeys(table.target_connection for table in tables)
+        for status in _of_target(
+            connections[conn_id], [t for t in tables if t.target_connection == conn_id]
+        )
+    )
+
+
+def _of_target(parameters: ConnectionParameters, tables: list[TableSettings]) -> list[TableStatus]:
+    with Session(parameters, "target") as session, session.transaction():
+        known = _known(session)
+    managed = [
+        TableStatus(
+            source=table.source.written,
+            target=table.target.written,
+            target_connection=parameters.conn_id,
+            sync_mode=table.sync_mode.value,
+            managed=True,
+            **known.pop(table.target.parts, (None, {}))[1],
+        )
+        for table in tables
+    ]
+    unmanaged = [
+        TableStatus(
+            source=source,
+            target=".".join(parts),
+            target_connection=parameters.conn_id,
+            sync_mode=None,
+            managed=False,
+            **facts,
+        )
+        for parts, (source, facts) in known.items()
+    ]
+    return managed + unmanaged
+
+
+def _known(session: Session) -> dict[tuple[str, str], tuple[str, dict[str, Any]]]:
+    """By raw table: its source, and what the ledger says."""
+    if not ledger.ledger_version(session):
+        return {}
+    rows = session.execute(queries("ledger")["status"], doing="read the ledger")
+    names = (
+        "last_status",
+        "last_run_id",
+        "last_started_at",
+        "published_at",
+        "age_seconds",
+        "watermark",
+        "open_chunks",
+        "lease_run_id",
+        "error",
+    )
+    return {(row[0], row[1]): (row[2], dict(zip(names, row[3:], strict=True))) for row in rows}

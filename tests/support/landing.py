@@ -1,0 +1,125 @@
+"""Landing a table in a test, and comparing both sides by the project's own equality."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from psycopg2 import sql
+
+from extract_load.config import Settings
+from extract_load.connection import Session
+from extract_load.connection_parameters import connection_from_airflow
+from extract_load.equality import TableDifference, compare
+from extract_load.identifiers import TableName, parse_table_name
+from extract_load.landing import LandingOptions
+from extract_load.planner import predicate_of
+from extract_load.report import RunReport, TableResult
+from extract_load.runner import RunOptions, run
+from extract_load.settings_file import settings_from_document
+from tests.support.servers import Database
+
+SOURCE_ID = "digitalocean_postgres"
+TARGET_ID = "postgres_default"
+
+
+def environment(source: Database, target: Database) -> dict[str, str]:
+    """Returns the variables that name both databases."""
+    return {
+        f"AIRFLOW_CONN_{SOURCE_ID.upper()}": source.uri,
+        f"AIRFLOW_CONN_{TARGET_ID.upper()}": target.uri,
+    }
+
+
+def settings(*tables: Mapping[str, Any], **run_keys: Any) -> Settings:
+    """Returns settings for tables; the raw table's name follows from the source's."""
+    document = {
+        "source_connection": SOURCE_ID,
+        "target_connection": TARGET_ID,
+        **run_keys,
+        "tables": [{"target": _raw_name(str(table["source"])), **table} for table in tables],
+    }
+    return settings_from_document(document, "test settings")
+
+
+def land(
+    source: Database, target: Database, *tables: Mapping[str, Any], **options: Any
+) -> RunReport:
+    """Returns the report of one run; a failed table is in it, not raised."""
+    return run(
+        settings(*tables),
+        environment(source, target),
+        RunOptions(landing=LandingOptions(**{"wait_seconds": 10, **options})),
+    )
+
+
+def land_one(
+    source: Database, target: Database, table: Mapping[str, Any], **options: Any
+) -> TableResult:
+    """Returns the result of landing one table, which must succeed."""
+    result = land(source, target, table, **options).tables[0]
+    assert result.error is None, str(result.error)
+    return result
+
+
+def difference(
+    source: Database,
+    target: Database,
+    table: Mapping[str, Any],
+    columns: list[str] | None = None,
+) -> TableDifference:
+    """Returns how raw table and source differ; soft-deleted rows do not count."""
+    one = settings(table).tables[0]
+    names = columns or _columns(source, one.source)
+    key = list(one.primary_key) or _key(source, one.source)
+    has_tombstones = "_deleted_at" in _columns(target, one.target)
+    live = sql.SQL("_deleted_at IS NULL" if has_tombstones else "true")
+    with _session(source, "source") as ours, _session(target, "target") as theirs:
+        return compare(
+            (ours, one.source, predicate_of(one)), (theirs, one.target, live), names, key
+        )
+
+
+def assert_equal(source: Database, target: Database, *tables: Mapping[str, Any]) -> None:
+    """Asserts that raw tables hold exactly the source's rows."""
+    for table in tables:
+        found = difference(source, target, table)
+        assert found.is_equal, f"{table['source']}: {found}"
+
+
+def loaded_at(target: Database, table: str, key: str = "id") -> dict[Any, Any]:
+    """Returns each row's `_loaded_at` by key."""
+    return dict(target.execute(f'SELECT "{key}", _loaded_at FROM {table}'))
+
+
+def _raw_name(source: str) -> str:
+    return f'raw_data."digitalocean_{parse_table_name(source).table}"'
+
+
+def _session(database: Database, side: Any) -> Session:
+    fields = {
+        "host": database.host,
+        "port": database.port,
+        "schema": database.name,
+        "login": database.user,
+        "password": database.password,
+    }
+    return Session(connection_from_airflow(database.name, fields), side)
+
+
+def _columns(database: Database, table: TableName) -> list[str]:
+    rows = database.execute(
+        "SELECT column_name FROM information_schema.columns "
+        "WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
+        table.parts,
+    )
+    return [name for (name,) in rows]
+
+
+def _key(database: Database, table: TableName) -> list[str]:
+    rows = database.execute(
+        "SELECT a.attname FROM pg_index i JOIN pg_attribute a "
+        "ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) "
+        "JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE i.indisprimary AND n.nspname = %s AND c.relname = %s",
+        table.parts,
+    )
+    return [name for (name,) in rows]
