@@ -1,1 +1,69 @@
-"""Lands tables of a PostgreSQL application database in a PostgreSQL warehouse."""
+"""Lands tables of a PostgreSQL application database in a PostgreSQL warehouse.
+
+Names are imported when first used: `extract-load --help` and the parsing of a DAG file pay for
+nothing they do not need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from extract_load.config import Settings, SyncMode, TableSettings
+    from extract_load.connection_parameters import (
+        ConnectionParameters,
+        Resolver,
+        connection_from_airflow,
+        resolve_connection,
+    )
+    from extract_load.dbt_sources import load_dbt_project, settings_from_manifest
+    from extract_load.errors import ConfigError, ExtractLoadError
+    from extract_load.landing import LandingOptions
+    from extract_load.report import RunReport, TableResult
+    from extract_load.runner import RunOptions, run
+    from extract_load.settings_file import load_settings_file, settings_from_document
+
+__all__ = [
+    "ConfigError",
+    "ConnectionParameters",
+    "ExtractLoadError",
+    "LandingOptions",
+    "Resolver",
+    "RunOptions",
+    "RunReport",
+    "Settings",
+    "SyncMode",
+    "TableResult",
+    "TableSettings",
+    "connection_from_airflow",
+    "load_dbt_project",
+    "load_settings_file",
+    "resolve_connection",
+    "run",
+    "settings_from_document",
+    "settings_from_manifest",
+]
+
+_HOMES = {
+    "config": ("Settings", "SyncMode", "TableSettings"),
+    "connection_parameters": (
+        "ConnectionParameters",
+        "Resolver",
+        "connection_from_airflow",
+        "resolve_connection",
+    ),
+    "dbt_sources": ("load_dbt_project", "settings_from_manifest"),
+    "errors": ("ConfigError", "ExtractLoadError"),
+    "landing": ("LandingOptions",),
+    "report": ("RunReport", "TableResult"),
+    "runner": ("RunOptions", "run"),
+    "settings_file": ("load_settings_file", "settings_from_document"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Returns a public name, importing its module."""
+    if name not in _HOME_OF:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -21,8 +21,8 @@ from extract_load.watermark import Watermark
 
 SCHEMA = "extract_load"
 SCRATCH_SCHEMA = "extract_load_scratch"
-_MIGRATION_LOCK = 0x65_78_6C_64
-"""An arbitrary number of ours: the transaction-level advisory lock of migrations."""
+_TAKE_LOCK = f"SELECT pg_advisory_xact_lock({0x65786C64})"
+"""A number of ours; the lock ends with the transaction, so that a pooler cannot keep it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def migrate(session: Session) -> None:
             create it.
     """
     with session.transaction(doing="create the ledger"):
-        session.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        session.execute(_TAKE_LOCK)
         known = migrations()
         present = ledger_version(session)
         if present > len(known):
@@ -88,15 +88,24 @@ def _create_schemas(session: Session) -> None:
 
 
 def create_schema(session: Session, schema: str) -> None:
-    """Creates a schema unless it is there; asks first, since IF NOT EXISTS asks for the right."""
-    found = session.execute(
-        "SELECT to_regnamespace(quote_ident(%(name)s)) IS NOT NULL", {"name": schema}
-    )
-    if not found[0][0]:
+    """Creates a schema unless it is there, one caller at a time, in the caller's transaction.
+
+    It asks first: CREATE SCHEMA IF NOT EXISTS wants the right to create one even where it need
+    not, and two callers at once make one of them fail.
+    """
+    if _has_schema(session, schema):
+        return
+    session.execute(_TAKE_LOCK)
+    if not _has_schema(session, schema):
         session.execute(
-            sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)),
+            sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)),
             doing=f'create schema "{schema}"',
         )
+
+
+def _has_schema(session: Session, schema: str) -> bool:
+    query = "SELECT count(*) FROM pg_namespace WHERE nspname = %(name)s"
+    return bool(session.execute(query, {"name": schema})[0][0])
 
 
 def start_run(session: Session, run_id: str, invoked_by: Mapping[str, Any]) -> None:

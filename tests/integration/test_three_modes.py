@@ -1,5 +1,7 @@
 """The whole way of a table, in each sync mode, between two real servers."""
 
+from typing import Any
+
 import pytest
 
 from tests.support.landing import assert_equal, difference, land, land_one, loaded_at
@@ -57,7 +59,9 @@ def change(source: Database) -> None:
 
 
 @EVERY_MODE
-def test_first_load_equals_the_source(orders: Database, target: Database, table: dict) -> None:
+def test_first_load_equals_the_source(
+    orders: Database, target: Database, table: dict[str, Any]
+) -> None:
     result = land_one(orders, target, table)
 
     assert (result.rows_read, result.rows_inserted, result.baseline) == (5000, 5000, True)
@@ -67,7 +71,7 @@ def test_first_load_equals_the_source(orders: Database, target: Database, table:
 
 @EVERY_MODE
 def test_second_run_moves_only_what_changed(
-    orders: Database, target: Database, table: dict
+    orders: Database, target: Database, table: dict[str, Any]
 ) -> None:
     land_one(orders, target, table)
     before = loaded_at(target, "raw_data.digitalocean_orders")
@@ -85,7 +89,9 @@ def test_second_run_moves_only_what_changed(
 
 
 @EVERY_MODE
-def test_an_idle_run_changes_nothing(orders: Database, target: Database, table: dict) -> None:
+def test_an_idle_run_changes_nothing(
+    orders: Database, target: Database, table: dict[str, Any]
+) -> None:
     land_one(orders, target, table)
     before = loaded_at(target, "raw_data.digitalocean_orders")
     published = "SELECT published_at FROM extract_load.watermarks"
@@ -99,7 +105,9 @@ def test_an_idle_run_changes_nothing(orders: Database, target: Database, table: 
 
 
 @pytest.mark.parametrize("table", [INCREMENTAL, XMIN], ids=["incremental", "xmin"])
-def test_a_delta_reads_only_its_window(orders: Database, target: Database, table: dict) -> None:
+def test_a_delta_reads_only_its_window(
+    orders: Database, target: Database, table: dict[str, Any]
+) -> None:
     land_one(orders, target, table)
     change(orders)
 
@@ -111,7 +119,7 @@ def test_a_delta_reads_only_its_window(orders: Database, target: Database, table
 
 @EVERY_MODE
 def test_soft_deletes_keep_the_row_and_revive_it(
-    orders: Database, target: Database, table: dict
+    orders: Database, target: Database, table: dict[str, Any]
 ) -> None:
     soft = {**table, "deletes": "soft"}
     land_one(orders, target, soft)
