@@ -39,7 +39,7 @@ def row_digest(columns: Sequence[str], binary: frozenset[str] = frozenset()) -> 
         columns: Names in one order for both sides.
         binary: Those of type bytea or "char".
     """
-    parts = []
+    parts: list[sql.Composable] = []
     for name in columns:
         form = "encode({}::bytea, 'hex')" if name in binary else "{}::text"
         text = sql.SQL(form).format(sql.Identifier(name))

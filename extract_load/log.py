@@ -3,6 +3,7 @@
 2026-11-22T02:00:14Z INFO  published run=1f3a table=public.orders rows=8123
 """
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -60,4 +61,4 @@ def to_stderr(level: int) -> None:
 
 def _quoted(value: object) -> str:
     text = f"{value:.2f}" if isinstance(value, float) else str(value)
-    return f'"{text}"' if " " in text else text
+    return json.dumps(text, ensure_ascii=False) if " " in text or '"' in text else text

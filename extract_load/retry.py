@@ -86,11 +86,11 @@ def connect_error_from(
     for known, hint in _REFUSED.items():
         if known in text:
             return terminal(
-                f'{side} "{conn_id}" refused the connection', f"{address}: {_last_line(exc)}", hint
+                f'{side} "{conn_id}" refused the connection', f"{address}: {_reason(exc)}", hint
             )
     return unavailable(
         f'could not connect to {side} "{conn_id}"',
-        f"{address}: {_last_line(exc)}",
+        f"{address}: {_reason(exc)}",
         "Check that the server is up and that this host is among its trusted sources.",
     )
 
@@ -130,8 +130,9 @@ def _first_line(exc: psycopg2.Error) -> str:
     return (str(exc).strip() or type(exc).__name__).splitlines()[0]
 
 
-def _last_line(exc: psycopg2.Error) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[-1].strip()
+def _reason(exc: psycopg2.Error) -> str:
+    """What libpq says, without the address it puts in front."""
+    return _first_line(exc).rpartition(" failed: ")[2]
 
 
 def _state_note(state: str | None) -> str:

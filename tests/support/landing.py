@@ -1,6 +1,6 @@
 """Landing a table in a test, and comparing both sides by the project's own equality."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from psycopg2 import sql
@@ -41,13 +41,28 @@ def settings(*tables: Mapping[str, Any], **run_keys: Any) -> Settings:
 
 
 def land(
-    source: Database, target: Database, *tables: Mapping[str, Any], **options: Any
+    source: Database,
+    target: Database,
+    *tables: Mapping[str, Any],
+    after_chunk: Callable[[int], None] = lambda _: None,
+    **options: Any,
 ) -> RunReport:
-    """Returns the report of one run; a failed table is in it, not raised."""
+    """Returns the report of one run; a failed table is in it, not raised.
+
+    Args:
+        source: The source database.
+        target: The target database.
+        tables: Table keys; the raw table's name follows from the source's.
+        after_chunk: Called with the number of chunks loaded so far, in the run.
+        options: Of `LandingOptions`.
+    """
     return run(
         settings(*tables),
         environment(source, target),
-        RunOptions(landing=LandingOptions(**{"wait_seconds": 10, **options})),
+        RunOptions(
+            landing=LandingOptions(**{"wait_seconds": 10, **options}),
+            progress=lambda _plan, counts: after_chunk(counts.chunks),
+        ),
     )
 
 

@@ -1,0 +1,130 @@
+"""kill -9 in the middle of a run, then another run: nothing lost, nothing twice, nothing left."""
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command import PROGRAM, clean_environment, write_settings
+from tests.support.landing import assert_equal, environment, land_one
+from tests.support.servers import Database
+from tests.support.tables import MODES, RAW, change_items, create_items, leftovers
+
+ROWS = 30_000
+SMALL_CHUNKS = {"batch_size": 200}
+EVERY_MODE = pytest.mark.parametrize("table", MODES.values(), ids=MODES)
+
+
+def start(source: Database, target: Database, path: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [str(PROGRAM), "run", "--config", str(path)],
+        env=clean_environment(environment(source, target)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def kill_when(process: subprocess.Popen[bytes], is_time: Callable[[], bool]) -> None:
+    """Kills the process as soon as the condition holds; it must not have ended before."""
+    deadline = time.monotonic() + 60
+    while not is_time():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=10) == -signal.SIGKILL
+
+
+def loaded_chunks(target: Database) -> int:
+    if not target.execute("SELECT to_regclass('extract_load.leases')")[0][0]:
+        return 0
+    return int(
+        target.execute(
+            "SELECT (SELECT count(*) FROM extract_load.chunks)"
+            " + (SELECT count(*) FROM extract_load_scratch.chunks)"
+        )[0][0]
+    )
+
+
+@EVERY_MODE
+def test_killed_in_a_first_load(
+    source: Database, target: Database, table: dict[str, Any], tmp_path: Path
+) -> None:
+    create_items(source, ROWS)
+    path = write_settings(tmp_path / "t.yml", {**table, **SMALL_CHUNKS, "target": RAW})
+
+    kill_when(start(source, target, path), lambda: loaded_chunks(target) > 5)
+    assert target.execute("SELECT to_regclass(%s)", (RAW,)) == [(None,)]
+    change_items(source)
+    result = land_one(source, target, table)
+
+    assert result.baseline
+    assert_equal(source, target, table)
+    assert leftovers(target) == []
+
+
+@EVERY_MODE
+def test_killed_in_a_refresh(
+    source: Database, target: Database, table: dict[str, Any], tmp_path: Path
+) -> None:
+    """The raw table keeps what it had until the next run publishes."""
+    create_items(source, ROWS)
+    land_one(source, target, table)
+    before = target.execute(f"SELECT md5(string_agg(t::text, '' ORDER BY id)) FROM {RAW} AS t")
+    change_items(source)
+    path = write_settings(tmp_path / "t.yml", {**table, **SMALL_CHUNKS, "target": RAW})
+
+    kill_when(start(source, target, path), lambda: loaded_chunks(target) > 5)
+    assert before == target.execute(
+        f"SELECT md5(string_agg(t::text, '' ORDER BY id)) FROM {RAW} AS t"
+    )
+    land_one(source, target, table)
+
+    assert_equal(source, target, table)
+    assert leftovers(target) == []
+
+
+@EVERY_MODE
+def test_killed_at_random_instants_while_the_source_moves(
+    source: Database, target: Database, table: dict[str, Any], tmp_path: Path
+) -> None:
+    create_items(source, 5_000)
+    path = write_settings(tmp_path / "t.yml", {**table, **SMALL_CHUNKS, "target": RAW})
+    for number in range(6):
+        process = start(source, target, path)
+        time.sleep(random.uniform(0.15, 0.9))
+        source.execute(
+            f"UPDATE public.items SET amount = {number}, updated_at = now() WHERE id % 7 = {number}"
+        )
+        process.kill()
+        process.wait(timeout=10)
+        source.execute(f"DELETE FROM public.items WHERE id % 900 = {number}")
+
+    land_one(source, target, table)
+
+    assert_equal(source, target, table)
+    assert leftovers(target) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_with_its_status(
+    source: Database, target: Database, number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    create_items(source, ROWS)
+    table = {**MODES["full"], "batch_size": 50}
+    path = write_settings(tmp_path / "t.yml", {**table, "target": RAW})
+    process = start(source, target, path)
+    while loaded_chunks(target) < 3:
+        assert process.poll() is None
+        time.sleep(0.005)
+
+    process.send_signal(number)
+
+    assert process.wait(timeout=10) == status
+    land_one(source, target, MODES["full"])
+    assert_equal(source, target, MODES["full"])

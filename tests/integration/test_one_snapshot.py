@@ -1,0 +1,157 @@
+"""What is published is one snapshot, whatever happens around the run."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.landing import assert_equal, land, land_one
+from tests.support.servers import Database
+from tests.support.tables import MODES, RAW, XMIN, change_items, create_items, leftovers
+
+EVERY_MODE = pytest.mark.parametrize("table", MODES.values(), ids=MODES)
+
+
+@pytest.fixture
+def items(source: Database) -> Database:
+    create_items(source, 3_000)
+    return source
+
+
+def copy_of(database: Database, relation: str) -> list[tuple[Any, ...]]:
+    return database.execute(f"SELECT id, body, amount, updated_at FROM {relation} ORDER BY id")
+
+
+@EVERY_MODE
+def test_writes_after_the_snapshot_are_not_in_it(
+    items: Database, target: Database, table: dict[str, Any]
+) -> None:
+    """A row that moves between two chunks must be there once, as it was."""
+    small = {**table, "batch_size": 300}
+    expected = copy_of(items, "public.items")
+
+    def write(chunks: int) -> None:
+        if chunks == 2:
+            change_items(items)
+
+    report = land(items, target, small, after_chunk=write)
+
+    assert report.status == "done"
+    assert report.tables[0].chunks > 5
+    assert copy_of(target, RAW) == expected
+    land_one(items, target, table)
+    assert_equal(items, target, table)
+
+
+@EVERY_MODE
+def test_writes_during_a_delta_are_found_by_the_next(
+    items: Database, target: Database, table: dict[str, Any]
+) -> None:
+    land_one(items, target, table)
+    change_items(items)
+    expected = copy_of(items, "public.items")
+
+    def write(chunks: int) -> None:
+        if chunks == 1:
+            items.execute("UPDATE public.items SET amount = 0, updated_at = now() WHERE id < 100")
+            items.execute("DELETE FROM public.items WHERE id BETWEEN 100 AND 110")
+
+    land(items, target, {**table, "batch_size": 300}, after_chunk=write)
+    assert copy_of(target, RAW) == expected
+
+    land_one(items, target, table)
+    assert_equal(items, target, table)
+
+
+@EVERY_MODE
+def test_lost_connections_are_retried(
+    items: Database, target: Database, table: dict[str, Any]
+) -> None:
+    """Readers of the source and writers of chunks may each be cut off once."""
+
+    def cut(chunks: int) -> None:
+        if chunks == 2:
+            items.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name LIKE 'extract-load%' AND query LIKE 'COPY%'"
+            )
+        if chunks == 4:
+            target.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name LIKE 'extract-load%' AND query = 'COMMIT' "
+                "AND pid NOT IN (SELECT backend_pid FROM extract_load.leases)"
+            )
+
+    report = land(items, target, {**table, "batch_size": 300}, after_chunk=cut)
+
+    assert report.status == "done", report.failed
+    assert report.tables[0].retries >= 1
+    assert_equal(items, target, table)
+
+
+def test_a_lost_snapshot_fails_as_retryable(items: Database, target: Database) -> None:
+    def cut(chunks: int) -> None:
+        if chunks == 2:
+            items.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name LIKE 'extract-load%'"
+            )
+
+    (result,) = land(
+        items, target, {**XMIN, "batch_size": 300, "max_retries": 1}, after_chunk=cut
+    ).tables
+
+    assert result.error is not None
+    assert result.error.primary == "the source's snapshot is gone"
+    assert result.error.retryable
+    land_one(items, target, XMIN)
+    assert_equal(items, target, XMIN)
+    assert leftovers(target) == []
+
+
+SCRATCH = "(SELECT relname FROM pg_class WHERE relname LIKE '\\_el\\_%' AND relkind = 'r' LIMIT 1)"
+
+
+@pytest.mark.parametrize(
+    ("tamper", "told"),
+    [
+        ("DELETE FROM {scratch} WHERE id = 5", "its chunks brought 3000"),
+        ("DELETE FROM extract_load.chunks WHERE chunk = 1", "their checkpoints are gone"),
+        (
+            "DELETE FROM {scratch} WHERE ctid = '(0,1)'; "
+            "UPDATE extract_load.chunks SET rows = rows - 1 WHERE chunk = 1",
+            "the snapshot has 3000 rows, 2999 arrived",
+        ),
+    ],
+    ids=["a lost row", "a lost checkpoint", "a lost row and its count"],
+)
+def test_what_does_not_add_up_is_not_published(
+    items: Database, target: Database, tamper: str, told: str
+) -> None:
+    def break_it(chunks: int) -> None:
+        if chunks == 8:
+            name = target.execute(f"SELECT {SCRATCH}")[0][0]
+            target.execute(tamper.format(scratch=f'raw_data."{name}"'))
+
+    (result,) = land(
+        items, target, {**MODES["full"], "batch_size": 300}, after_chunk=break_it
+    ).tables
+
+    assert result.error is not None
+    assert type(result.error).__name__ == "VerificationFailed"
+    assert told in result.error.detail.lower() or told in result.error.detail
+    assert target.execute("SELECT to_regclass(%s)", (RAW,)) == [(None,)]
+
+
+def test_a_raw_table_somebody_wrote_into_is_not_published_over_silently(
+    items: Database, target: Database
+) -> None:
+    """An extra row with a key of its own is gone after the next key comparison."""
+    land_one(items, target, XMIN)
+    target.execute(
+        f"INSERT INTO {RAW} SELECT -5, body, amount, updated_at, _loaded_at FROM {RAW} WHERE id = 1"
+    )
+
+    result = land_one(items, target, XMIN)
+
+    assert result.rows_deleted == 1
+    assert_equal(items, target, XMIN)
