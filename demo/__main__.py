@@ -1,4 +1,4 @@
-"""`python -m demo up|day|down|clean`: the one place of the demo that ends the process."""
+"""`python -m demo up|day|docs|down|clean`: the one place of the demo that ends the process."""
 
 import argparse
 import fcntl

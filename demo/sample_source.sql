@@ -15,7 +15,7 @@ create function pg_temp.pick_word(n bigint, salt bigint, words text[]) returns t
 language sql immutable
 return words[1 + pg_temp.pick(n, salt, cardinality(words))];
 
-create temporary table demo_size on commit drop as
+create temporary table demo_size as
 select
     total,
     greatest(total * 60 / 1000, 10) as users,
@@ -146,7 +146,7 @@ create table public.order_items (
 );
 comment on table public.order_items is 'What was ordered, line by line.';
 
-create temporary table demo_orders on commit drop as
+create temporary table demo_orders as
 select
     n as id,
     timestamptz '2024-11-01 00:00:00+00'
@@ -155,7 +155,7 @@ select
 from demo_size, generate_series(1, demo_size.orders) as n;
 
 -- An order has 0 to 4 lines. The newest products were never ordered.
-create temporary table demo_items on commit drop as
+create temporary table demo_items as
 select
     demo_orders.id as order_id,
     line_number,
@@ -302,6 +302,7 @@ select
     setval(pg_get_serial_sequence('public.orders', 'id'), (select max(id) from public.orders)),
     setval(pg_get_serial_sequence('public.events', 'id'), (select max(id) from public.events));
 
+drop table demo_size, demo_orders, demo_items;
 drop function pg_temp.pick_word, pg_temp.pick_uuid, pg_temp.pick;
 
 analyze;

@@ -29,7 +29,8 @@ def up() -> None:
         shop.create_source(state, rows)
         shop.create_warehouse(state)
     report = _extract_load(state, "extract-load run")
-    _build(state)
+    _build_models(state)
+    _generate_docs(state)
     print(f"\n{report}\n")
     print(_next(state))
 
@@ -46,11 +47,21 @@ def day() -> None:
         first = _extract_load(state, "extract-load run, without the open transaction")
         late.commit()
     second = _extract_load(state, "extract-load run, after its late commit")
-    _build(state)
+    _build_models(state)
+    _generate_docs(state)
     print(f"\nThe day:\n{first}\n\nThe late commit (one order, two lines, one event):\n{second}\n")
     print("What was loaded today; the other rows keep their _loaded_at:")
     for table in shop.touched_since(state, morning):
         print(f"  {table.table:<34} {table.touched:>8} of {table.rows} rows")
+
+
+def docs() -> None:
+    """Writes the dbt docs site of the warehouse as it is now."""
+    state = load_state()
+    with _step("start the servers, unless they run"):
+        state = _start(state)
+    _generate_docs(state)
+    print(_docs_page(state).as_uri())
 
 
 def down() -> None:
@@ -92,18 +103,25 @@ def _start(state: State) -> State:
     return state
 
 
-def _build(state: State) -> None:
-    dbt_options: list[str | Path] = [
+def _build_models(state: State) -> None:
+    _run(state, "dbt build", ["dbt", "build", *_dbt_options(state)])
+
+
+def _generate_docs(state: State) -> None:
+    command = ["dbt", "docs", "generate", "--static", *_dbt_options(state)]
+    _run(state, "dbt docs generate", command)
+    (state.directory / "docs").mkdir(exist_ok=True)
+    shutil.copyfile(state.directory / "dbt" / "static_index.html", _docs_page(state))
+
+
+def _dbt_options(state: State) -> list[str | Path]:
+    return [
         "--no-use-colors",
         "--project-dir", _DBT_PROJECT,
         "--profiles-dir", ROOT / "profiles",
         "--target-path", state.directory / "dbt",
         "--log-path", state.directory / "logs",
     ]  # fmt: skip
-    _run(state, "dbt build", ["dbt", "build", *dbt_options])
-    _run(state, "dbt docs generate", ["dbt", "docs", "generate", "--static", *dbt_options])
-    (state.directory / "docs").mkdir(exist_ok=True)
-    shutil.copyfile(state.directory / "dbt" / "static_index.html", _docs_page(state))
 
 
 def _extract_load(state: State, title: str) -> str:
@@ -175,4 +193,10 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"up": up, "day": day, "down": down, "clean": clean}
+COMMANDS: dict[str, Callable[[], None]] = {
+    "up": up,
+    "day": day,
+    "docs": docs,
+    "down": down,
+    "clean": clean,
+}
