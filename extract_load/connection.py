@@ -84,6 +84,7 @@ class Session:
             connection: psycopg2.extensions.connection = psycopg2.connect(
                 **self.parameters.as_libpq(),
                 application_name=self._name,
+                client_encoding="UTF8",
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 keepalives_idle=30,
                 keepalives_interval=10,
