@@ -59,6 +59,8 @@ class TypeDefinition:
     """The element of an array, else 0."""
     base_oid: int
     """The base of a domain, else 0."""
+    base_text: str | None
+    """The base as SQL writes it, with its modifier."""
     labels: Sequence[str] = ()
     """Of an enum, in its order."""
     attributes: Sequence[str] = ()

@@ -4,7 +4,7 @@ Pure: takes catalogs, gives a contract. A column is *identical*, or *mapped* to 
 server has; mapped columns are cast in the source's SELECT, so that the stream can stay binary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from psycopg2 import sql
@@ -117,30 +117,37 @@ def make_contract(table: TableSchema, landed: tuple[str, ...]) -> TypeContract:
 
 
 def _column_contract(column: Column, types: dict[int, TypeDefinition]) -> ColumnContract:
-    target_type = _mapped_type(types[column.type_oid], types)
-    is_identical = target_type is None
+    landing = _landing(types[column.type_oid], column.type_text, types)
     return ColumnContract(
         name=column.name,
-        treatment=Treatment.IDENTICAL if is_identical else Treatment.MAPPED,
+        treatment=Treatment.MAPPED if landing.is_cast else Treatment.IDENTICAL,
         source_type=column.type_text,
-        target_type=column.type_text if target_type is None else target_type,
-        is_cast=not is_identical,
-        is_binary_safe=not is_identical or _is_binary_safe(types[column.type_oid], types),
+        target_type=landing.type_text,
+        is_cast=landing.is_cast,
+        is_binary_safe=landing.is_binary_safe,
         is_not_null=column.is_not_null,
         comment=column.comment,
     )
 
 
-def _mapped_type(type_: TypeDefinition, types: dict[int, TypeDefinition]) -> str | None:
-    """The type a column is cast to, or None where it can stay what it is."""
-    if type_.element_oid:
-        return None if _is_portable(types[type_.element_oid]) else "text[]"
-    return None if _is_portable(type_) else "text"
+@dataclass(frozen=True)
+class _Landing:
+    """The type a value lands in."""
+
+    type_text: str
+    is_cast: bool
+    is_binary_safe: bool
 
 
-def _is_portable(type_: TypeDefinition) -> bool:
-    return type_.is_builtin and type_.name in _BINARY_SAFE | _TEXT_ONLY
+_AS_TEXT = _Landing("text", is_cast=True, is_binary_safe=True)
+_AS_TEXTS = _Landing("text[]", is_cast=True, is_binary_safe=True)
 
 
-def _is_binary_safe(type_: TypeDefinition, types: dict[int, TypeDefinition]) -> bool:
-    return types.get(type_.element_oid, type_).name in _BINARY_SAFE
+def _landing(type_: TypeDefinition, type_text: str, types: dict[int, TypeDefinition]) -> _Landing:
+    if type_.base_oid:
+        base = _landing(types[type_.base_oid], type_.base_text or "", types)
+        return replace(base, is_cast=True)
+    held = types.get(type_.element_oid, type_)
+    if not (held.is_builtin and held.name in _BINARY_SAFE | _TEXT_ONLY):
+        return _AS_TEXTS if type_.element_oid else _AS_TEXT
+    return _Landing(type_text, is_cast=False, is_binary_safe=held.name in _BINARY_SAFE)

@@ -75,6 +75,7 @@ select
     type.typtype::text,
     case when type.typcategory = 'A' then type.typelem else 0 end::bigint as element_oid,
     type.typbasetype::bigint,
+    format_type(type.typbasetype, type.typtypmod) as base_text,
     array(
         select enumlabel::text from pg_enum where enumtypid = type.oid order by enumsortorder
     ) as labels,

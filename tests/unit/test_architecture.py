@@ -1,0 +1,99 @@
+"""Rules about the code that would die if they were only written down."""
+
+import ast
+import importlib
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import extract_load
+
+PACKAGE = Path(extract_load.__file__).parent
+
+LAYERS = [
+    {"cli"},
+    {"plan_report", "progress"},
+    {"runner", "status", "reset"},
+    {"landing"},
+    {"publish"},
+    {"deletes"},
+    {"load"},
+    {"extract", "stream"},
+    {"planner", "report"},
+    {"modes", "ledger", "lease", "equality"},
+    {"catalog", "type_contract", "watermark", "chunking"},
+    {"connection"},
+    {"dbt_sources", "settings_file"},
+    {"config"},
+    {"predicate", "connection_parameters", "log", "retry"},
+    {"errors", "identifiers", "sql"},
+]
+"""From the top down: an import may only point down, or sideways without a cycle."""
+
+
+def imports() -> dict[str, set[str]]:
+    """Each module of the package with those it imports, also inside functions."""
+    found: dict[str, set[str]] = {}
+    for path in PACKAGE.glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                parts = node.module.split(".")
+                if parts[0] == "extract_load":
+                    names |= {parts[1]} if parts[1:] else {alias.name for alias in node.names}
+        found[path.stem] = names
+    return found
+
+
+def test_imports_have_no_cycle() -> None:
+    list(TopologicalSorter(imports()).static_order())
+
+
+def test_imports_only_point_down() -> None:
+    depth = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+    graph = imports()
+
+    assert set(graph) <= set(depth), "a new module needs a layer"
+    upward = [
+        (module, imported)
+        for module, names in graph.items()
+        for imported in names
+        if depth[imported] < depth[module]
+    ]
+    assert upward == []
+
+
+def test_the_engine_knows_neither_airflow_nor_dbt() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                roots = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                roots = {(node.module or "").split(".")[0]}
+            else:
+                continue
+            assert not roots & {"airflow", "dbt", "cosmos"}, path
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in extract_load.__all__:
+        assert getattr(extract_load, name).__name__ == name or name == "Resolver"
+    assert sorted(extract_load.__all__) == extract_load.__all__
+    assert set(extract_load._HOME_OF) == set(extract_load.__all__)
+
+
+def test_every_module_says_what_it_is() -> None:
+    for path in PACKAGE.glob("*.py"):
+        module = importlib.import_module(f"extract_load.{path.stem}")
+        assert module.__doc__, path
+
+
+def test_rooms_stay_middling() -> None:
+    """A file over 400 lines, or a function over 60, is a question for its author."""
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"

@@ -1,0 +1,89 @@
+"""Connection ids into parameters; no password in what is printed."""
+
+import pytest
+
+from extract_load.connection_parameters import ConnectionParameters, resolve_connection
+from extract_load.errors import ConfigError
+
+URI = "postgresql://us%40er:p%2Fw@db.example.com:25060/shop?sslmode=verify-full&sslrootcert=/ca"
+JSON = (
+    '{"conn_type": "postgres", "host": "db.example.com", "port": 25060, "schema": "shop",'
+    ' "login": "us@er", "password": "p/w", "extra": {"sslmode": "verify-full",'
+    ' "sslrootcert": "/ca"}}'
+)
+EXPECTED = ConnectionParameters(
+    conn_id="digitalocean_postgres",
+    host="db.example.com",
+    port=25060,
+    database="shop",
+    user="us@er",
+    password="p/w",
+    tls=(("sslmode", "verify-full"), ("sslrootcert", "/ca")),
+)
+
+
+@pytest.mark.parametrize("value", [URI, JSON])
+def test_uri_and_json_mean_the_same(value: str) -> None:
+    environ = {"AIRFLOW_CONN_DIGITALOCEAN_POSTGRES": value}
+    assert resolve_connection("digitalocean_postgres", environ) == EXPECTED
+
+
+def test_an_extra_may_be_text() -> None:
+    value = JSON.replace(
+        '{"sslmode": "verify-full", "sslrootcert": "/ca"}',
+        r'"{\"sslmode\": \"verify-full\", \"sslrootcert\": \"/ca\"}"',
+    )
+    environ = {"AIRFLOW_CONN_DIGITALOCEAN_POSTGRES": value}
+    assert resolve_connection("digitalocean_postgres", environ) == EXPECTED
+
+
+def test_no_repr_shows_the_password() -> None:
+    assert "p/w" not in repr(EXPECTED)
+    assert "p/w" not in str(EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("host", "sslmode"),
+    [
+        ("db.example.com", "require"),
+        ("localhost", "prefer"),
+        ("127.0.0.1", "prefer"),
+        ("::1", "prefer"),
+        ("/var/run/postgresql", "prefer"),
+    ],
+)
+def test_tls_is_required_except_on_this_machine(host: str, sslmode: str) -> None:
+    assert ConnectionParameters("a", host, "b", "c").sslmode == sslmode
+
+
+GUIDE = {
+    "POSTGRES_HOST": "localhost",
+    "POSTGRES_USER": "airflow",
+    "POSTGRES_PASSWORD": "airflow",
+    "POSTGRES_DB": "airflow",
+    "POSTGRES_PORT": "15432",
+    "TARGET_POSTGRES_CONN_ID": "postgres_default",
+    "AIRFLOW_DB_CONN_ID": "airflow_db",
+}
+
+
+@pytest.mark.parametrize("conn_id", ["postgres_default", "airflow_db"])
+def test_the_postgres_variables_describe_only_the_ids_they_name(conn_id: str) -> None:
+    found = resolve_connection(conn_id, GUIDE)
+    assert (found.port, found.database) == (15432, "airflow")
+    with pytest.raises(ConfigError):
+        resolve_connection("digitalocean_postgres", GUIDE)
+
+
+def test_the_callers_resolver_comes_first() -> None:
+    environ = {"AIRFLOW_CONN_DIGITALOCEAN_POSTGRES": "postgresql://a:b@c/d"}
+
+    assert resolve_connection("digitalocean_postgres", environ, lambda _: EXPECTED) is EXPECTED
+    assert resolve_connection("digitalocean_postgres", environ, lambda _: None).host == "c"
+
+
+def test_an_unknown_connection_names_where_it_was_looked_for() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_connection("fs2_postgres", {}, lambda _: None)
+    assert "AIRFLOW_CONN_FS2_POSTGRES" in caught.value.detail
+    assert "Airflow" in caught.value.detail
