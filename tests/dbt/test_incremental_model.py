@@ -39,7 +39,7 @@ def assert_fact_equals_raw_table(warehouse: Warehouse) -> None:
         f"SELECT {COLUMNS.format('unit_count')}, unit_price_amount FROM {FACT}"
         " ORDER BY order_id, line_number"
     )
-    assert warehouse.execute(fact) == warehouse.rows(live)
+    assert warehouse.execute(fact) == warehouse.execute(live)
 
 
 def physical_rows(warehouse: Warehouse) -> list[tuple[object, ...]]:
