@@ -27,10 +27,10 @@ def main() -> int:
             COMMANDS[name]()
     except KeyboardInterrupt:
         return 130
-    except (ExtractLoadError, psycopg2.Error) as exc:
+    except (ExtractLoadError, psycopg2.Error, OSError) as exc:
         if os.environ.get("DEMO_DEBUG"):
             raise
-        error = exc if isinstance(exc, ExtractLoadError) else _from_database(exc)
+        error = _in_our_form(exc)
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
@@ -56,11 +56,16 @@ def _alone(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _from_database(exc: psycopg2.Error) -> ExtractLoadError:
+def _in_our_form(exc: Exception) -> ExtractLoadError:
+    if isinstance(exc, ExtractLoadError):
+        return exc
+    what = (
+        "a database of the demo refused" if isinstance(exc, psycopg2.Error) else "could not go on"
+    )
     return ExtractLoadError(
-        "a database of the demo refused",
+        what,
         str(exc).strip(),
-        'Run "make clean" and "make demo" to begin again.',
+        'DEMO_DEBUG=1 shows where. "make clean" and "make demo" begin again.',
     )
 
 

@@ -19,6 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE_DATABASE, SOURCE_ROLE = "shop", "extract_reader"
 WAREHOUSE_DATABASE = WAREHOUSE_ROLE = "warehouse"
 
+_NEEDED = {
+    "AIRFLOW_CONN_DIGITALOCEAN_POSTGRES",
+    "DEMO_READER_PASSWORD",
+    "DEMO_SOURCE_PORT",
+    "DEMO_SUPERUSER_PASSWORD",
+    "POSTGRES_PASSWORD",
+    "POSTGRES_PORT",
+}
 _SETTINGS = {"shared_buffers": "128MB", "max_wal_size": "1GB"}
 _HEAD = """\
 # Written by "make demo": the connections of its two servers, for extract-load, dbt and Airflow.
@@ -120,7 +128,7 @@ def load_state() -> State:
     """Returns the state of the demo that was brought up here.
 
     Raises:
-        ExtractLoadError: If there is none.
+        ExtractLoadError: If there is none, or not all of it.
     """
     directory = state_directory()
     try:
@@ -132,7 +140,14 @@ def load_state() -> State:
             'Run "make demo"; if servers stand there already, "make clean" first.',
         ) from exc
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
-    return State(directory, {name: value for name, _, value in pairs})
+    variables = {name: value for name, _, value in pairs}
+    if missing := _NEEDED - variables.keys():
+        raise ExtractLoadError(
+            f'"{directory / ".env"}" is not complete',
+            f"It has no {' and no '.join(sorted(missing))}.",
+            'Run "make clean" and "make demo" to begin again.',
+        )
+    return State(directory, variables)
 
 
 def load_or_make_state() -> State:

@@ -104,12 +104,12 @@ def _start(state: State) -> State:
 
 
 def _build_models(state: State) -> None:
-    _run(state, "dbt build", ["dbt", "build", *_dbt_options(state)])
+    run_program(state, "dbt build", ["dbt", "build", *_dbt_options(state)])
 
 
 def _generate_docs(state: State) -> None:
     command = ["dbt", "docs", "generate", "--static", *_dbt_options(state)]
-    _run(state, "dbt docs generate", command)
+    run_program(state, "dbt docs generate", command)
     (state.directory / "docs").mkdir(exist_ok=True)
     shutil.copyfile(state.directory / "dbt" / "static_index.html", _docs_page(state))
 
@@ -127,10 +127,10 @@ def _dbt_options(state: State) -> list[str | Path]:
 def _extract_load(state: State, title: str) -> str:
     """Returns the run report."""
     options: list[str | Path] = ["--project-dir", _DBT_PROJECT, "--env-file", state.env_file]
-    return _run(state, title, ["extract-load", "run", *options])
+    return run_program(state, title, ["extract-load", "run", *options])
 
 
-def _run(state: State, title: str, command: Sequence[str | Path]) -> str:
+def run_program(state: State, title: str, command: Sequence[str | Path]) -> str:
     """Runs one of the programs of this environment and returns its output; the log has it too."""
     log = state.directory / "logs" / (re.sub(r"[^\w]+", "-", title) + ".log")
     program = Path(sys.executable).with_name(str(command[0]))

@@ -1,28 +1,25 @@
 """Fixtures for the whole suite: own servers, fresh databases, a clean environment."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from demo.embedded_server import EmbeddedServer
+from demo.state import is_connection_variable
 from tests.support.servers import Database, fresh_database, guarded_directory, running_servers
-
-# What libpq, the engine, dbt and the demo would read from the shell of whoever runs the tests.
-_OURS = re.compile(r"AIRFLOW_(CONN|VAR)_|POSTGRES_|PG[A-Z]+$|DBT_|DEMO_|\w+_CONN_ID$")
 
 
 def pytest_configure() -> None:
     """Scrubs our variables before the first test module is imported."""
-    for name in filter(_OURS.match, list(os.environ)):
+    for name in filter(is_connection_variable, list(os.environ)):
         del os.environ[name]
 
 
 @pytest.fixture(scope="session")
 def servers_directory() -> Iterator[Path]:
-    """A directory for servers: whatever runs in a sub-directory of it dies with pytest."""
+    """A directory for servers: whatever runs anywhere below it dies with pytest."""
     with guarded_directory() as directory:
         yield directory
 

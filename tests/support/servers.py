@@ -34,8 +34,8 @@ _numbers = itertools.count(1)
 # only, and nobody would remove the directory.)
 _WATCHDOG = """
 read -r finished && exit
-for pidfile in "$1"/*/postmaster.pid; do
-    [ -e "$pidfile" ] && kill -QUIT "$(head -n 1 "$pidfile")"
+for pidfile in $(find "$1" -name postmaster.pid); do
+    kill -QUIT "$(head -n 1 "$pidfile")"
 done
 sleep 1
 rm -rf "$1"
