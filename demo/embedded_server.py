@@ -127,7 +127,7 @@ class EmbeddedServer:
 
     def _run(self, command: Sequence[str], cwd: Path, pass_fds: Sequence[int] = ()) -> None:
         """Runs one of the wheel's programs on the data directory `cwd`."""
-        program = _bin_dir(self.major) / command[0]
+        program = bin_dir(self.major) / command[0]
         data_dir = cwd.absolute() if _may_reach(cwd) else _OWN_DIRECTORY
         done = subprocess.run(
             [program, "-D", data_dir, *command[1:]],
@@ -228,7 +228,7 @@ def _may_reach(path: Path) -> bool:
     return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 
-def _bin_dir(major: int) -> Path:
+def bin_dir(major: int) -> Path:
     """Returns the directory with the programs of a major version, for the server's user."""
     spec = importlib.util.find_spec(_WHEEL.replace("-", "_"))
     if spec is None or spec.origin is None:

@@ -51,7 +51,7 @@ MAPPED = [
     ("public.mood[]", "'{ok,NULL,sad}', '{}'", "text[]"),
     ("public.positive", "1, 2", "integer"),
     ("public.price", "1.5, 2.25", "numeric(12,2)"),
-    ("public.price[]", "'{1.5,NULL}'", "text[]"),
+    ("public.price[]", "'{1.5,2}'", "text[]"),
     ("public.mood_domain", "'ok'", "text"),
     ("public.pair", "ROW(1, 'a,\"b\"')::public.pair, NULL", "text"),
     ("public.pair[]", "ARRAY[ROW(1, 'x')]::public.pair[]", "text[]"),
