@@ -1,0 +1,1 @@
+"""Speed, measured as ratios against psql in one run."""
