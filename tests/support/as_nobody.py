@@ -20,7 +20,8 @@ def main(command: list[str]) -> int:
     nobody = pwd.getpwnam("nobody")
     home = Path(tempfile.mkdtemp(prefix="extract-load-nobody-"))
     try:
-        copy = home / "checkout"
+        copy, temporary = home / "checkout", home / "tmp"
+        temporary.mkdir()
         for name in _files():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
@@ -31,7 +32,13 @@ def main(command: list[str]) -> int:
             command,
             cwd=copy,
             # Root's own programs lie where nobody may not go.
-            env={**kept, "HOME": str(home), "PATH": os.defpath, "MAKEFLAGS": ""},
+            env={
+                **kept,
+                "HOME": str(home),
+                "TMPDIR": str(temporary),
+                "PATH": os.defpath,
+                "MAKEFLAGS": "",
+            },
             user=nobody.pw_uid,
             group=nobody.pw_gid,
             extra_groups=[],
