@@ -170,10 +170,11 @@ def plan(**options: Any) -> int:
     from extract_load import runner
     from extract_load.landing import LandingOptions
     from extract_load.plan_report import plan_as_dict, plans_as_text
+    from extract_load.selection import resolve_all, select_tables
 
     settings, environ = _load(options)
-    tables = runner.select_tables(settings, options["select"], options["target"])
-    connections = runner.resolve_all(tables, environ, None)
+    tables = select_tables(settings, options["select"], options["target"])
+    connections = resolve_all(tables, environ, None)
     planned = runner.Run(
         settings,
         tables,
@@ -252,11 +253,11 @@ def _load(options: Mapping[str, Any]) -> "tuple[Settings, dict[str, str]]":
 
 def _targets(options: Mapping[str, Any]) -> Any:
     """The selected tables, and the connections of their targets."""
-    from extract_load import runner
     from extract_load.connection_parameters import resolve_connection
+    from extract_load.selection import select_tables
 
     settings, environ = _load(options)
-    tables = runner.select_tables(settings, options["select"], options["target"])
+    tables = select_tables(settings, options["select"], options["target"])
     connections: dict[str, ConnectionParameters] = {
         conn_id: resolve_connection(conn_id, environ)
         for conn_id in dict.fromkeys(table.target_connection for table in tables)

@@ -7,11 +7,12 @@ from psycopg2 import sql
 from extract_load import lease, ledger
 from extract_load.config import Deletes
 from extract_load.connection import Session
+from extract_load.difference import is_live, same_key
 from extract_load.errors import GuardTripped
 from extract_load.extract import SourceSnapshot, copy_keys_query, copy_rows_query
 from extract_load.identifiers import TableName
 from extract_load.load import Load, copy_in_keys, copy_in_query, copy_into, create_keys
-from extract_load.planner import DELETED_AT, Publish, TablePlan
+from extract_load.planner import Publish, TablePlan
 
 MISSING_ROWS_CHUNK = -1
 """The checkpoint of rows that the raw table lacked although no window held them."""
@@ -70,21 +71,6 @@ def count_live(session: Session, plan: TablePlan) -> int:
         plan.settings.target.sql, is_live(plan, "t")
     )
     return int(session.execute(query)[0][0])
-
-
-def is_live(plan: TablePlan, alias: str) -> sql.Composable:
-    """Returns the condition for a raw row not to be soft-deleted."""
-    if not plan.has_tombstones:
-        return sql.SQL("true")
-    return sql.SQL("{} IS NULL").format(sql.Identifier(alias, DELETED_AT))
-
-
-def same_key(plan: TablePlan, first: str, second: str) -> sql.Composable:
-    """Returns the condition for two rows to have one key."""
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(first, name), sql.Identifier(second, name))
-        for name in plan.key
-    )
 
 
 def guard(plan: TablePlan, *, source_rows: int, live_rows: int, gone_rows: int) -> None:

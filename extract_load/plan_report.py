@@ -9,6 +9,7 @@ from extract_load.planner import Publish, TablePlan
 from extract_load.report import bytes_text, text_table
 from extract_load.runner import PlannedTable
 from extract_load.status import TableStatus
+from extract_load.type_contract import DELETED_AT
 
 _BYTES_PER_SECOND = 60e6
 _SECONDS_PER_TABLE = 0.2
@@ -146,12 +147,9 @@ def _seconds(estimate: Estimate) -> float:
 def _ddl(plan: TablePlan) -> list[str]:
     if plan.publish is Publish.FIRST_LOAD:
         return [f"create table {plan.settings.target}"]
-    if (
-        plan.deletes is Deletes.SOFT
-        and plan.target.raw
-        and not plan.target.raw.column("_deleted_at")
-    ):
-        return [f"alter table {plan.settings.target} add column _deleted_at"]
+    raw = plan.target.raw
+    if plan.deletes is Deletes.SOFT and raw is not None and raw.column(DELETED_AT) is None:
+        return [f"alter table {plan.settings.target} add column {DELETED_AT}"]
     return []
 
 

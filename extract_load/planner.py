@@ -17,11 +17,9 @@ from extract_load.errors import SchemaMismatch, TargetError
 from extract_load.identifiers import TableName
 from extract_load.ledger import SCHEMA, SCRATCH_SCHEMA
 from extract_load.modes import MODES, Reading, cursor_of
-from extract_load.type_contract import TypeContract, make_contract
+from extract_load.schema_change import require_same_columns
+from extract_load.type_contract import DELETED_AT, TypeContract, make_contract
 from extract_load.watermark import Watermark, Window
-
-LOADED_AT = "_loaded_at"
-DELETED_AT = "_deleted_at"
 
 
 class Publish(StrEnum):
@@ -128,7 +126,8 @@ def plan_table(
     contract = make_contract(source, _landed(settings, source, key))
     fingerprint = _fingerprint(settings, source, contract, key)
     _require_ours(settings, target)
-    _require_same_columns(settings, contract, target)
+    if target.raw is not None:
+        require_same_columns(settings, contract, target.raw, target.dependent_views)
     reading = _reading(settings, source, cut, target, fingerprint, full_refresh=full_refresh)
     publish = _publish(settings, reading, target)
     return TablePlan(
@@ -237,43 +236,6 @@ def _require_ours(settings: TableSettings, target: TargetState) -> None:
             "The table is there, and the ledger did not create it.",
             "Name another target, or move the table away; this version adopts none.",
         )
-
-
-def _require_same_columns(
-    settings: TableSettings, contract: TypeContract, target: TargetState
-) -> None:
-    if target.raw is None:
-        return
-    differences = list(_column_differences(contract, target.raw))
-    if differences:
-        views = ", ".join(target.dependent_views) or "none"
-        raise SchemaMismatch(
-            f'"{settings.source}" and "{settings.target}" have different columns',
-            "\n".join([*differences, f"Views on the raw table: {views}."]),
-            "This version changes no raw table: alter it by hand, or drop it and run again.",
-        )
-
-
-def _column_differences(contract: TypeContract, raw: TableSchema) -> list[str]:
-    found = []
-    for column in contract.columns:
-        present = raw.column(column.name)
-        if present is None:
-            found.append(f'The raw table has no column "{column.name}" ({column.target_type}).')
-        elif present.type_text != column.target_type:
-            found.append(
-                f'Column "{column.name}" is {column.target_type} now, '
-                f"{present.type_text} in the raw table."
-            )
-        elif present.is_not_null and not column.is_not_null:
-            found.append(f'Column "{column.name}" may be NULL now, not in the raw table.')
-    known = {*contract.names, LOADED_AT, DELETED_AT}
-    found += [
-        f'The source has no column "{column.name}" any more.'
-        for column in raw.columns
-        if column.name not in known
-    ]
-    return found
 
 
 def _reading(

@@ -17,14 +17,14 @@ from extract_load.deletes import (
     Evidence,
     count_live,
     guard,
-    is_live,
-    same_key,
 )
+from extract_load.difference import delete_gone, insert_new, late_condition, update_different
 from extract_load.errors import VerificationFailed
-from extract_load.identifiers import TableName, columns_sql
+from extract_load.identifiers import TableName
 from extract_load.load import Load, drop_scratch
 from extract_load.modes import MODES, cursor_of
-from extract_load.planner import DELETED_AT, LOADED_AT, Publish, TablePlan
+from extract_load.planner import Publish, TablePlan
+from extract_load.type_contract import DELETED_AT, LOADED_AT
 from extract_load.watermark import cursor_watermark
 
 
@@ -248,74 +248,14 @@ def _apply(
     if facts.evidence.keys is not None:
         live = count_live(session, plan)
         deleted = session.change(
-            _delete_gone(plan, facts.evidence.keys, loaded_at), doing="delete gone rows"
+            delete_gone(plan, facts.evidence.keys, loaded_at), doing="delete gone rows"
         )
         if not allow_deletes:
             guard(plan, source_rows=facts.rows or 0, live_rows=live, gone_rows=deleted)
-    late = _is_late(plan)
-    updated, late_updated = _changed(session, _update(plan, loaded_at), late)
-    inserted, late_inserted = _changed(session, _insert(plan, loaded_at), late)
+    late = late_condition(plan)
+    updated, late_updated = _changed(session, update_different(plan, loaded_at), late)
+    inserted, late_inserted = _changed(session, insert_new(plan, loaded_at), late)
     return _Applied(inserted, updated, deleted, late_updated + late_inserted)
-
-
-def _delete_gone(plan: TablePlan, keys: TableName, loaded_at: str) -> sql.Composable:
-    soft = plan.deletes is Deletes.SOFT
-    action = (
-        "UPDATE {raw} AS t SET {deleted} = {at}, {loaded} = {at}"
-        if soft
-        else "DELETE FROM {raw} AS t"
-    )
-    return sql.SQL(
-        action + " WHERE {live} AND NOT EXISTS (SELECT FROM {keys} AS s WHERE {match})"
-    ).format(
-        raw=plan.settings.target.sql,
-        deleted=sql.Identifier(DELETED_AT),
-        loaded=sql.Identifier(LOADED_AT),
-        at=sql.Literal(loaded_at),
-        live=is_live(plan, "t"),
-        keys=keys.sql,
-        match=same_key(plan, "t", "s"),
-    )
-
-
-def _update(plan: TablePlan, loaded_at: str) -> sql.Composable:
-    """Rows whose record image differs; `*<>` compares bytes, so 1.0 becomes 1.00."""
-    names = plan.contract.names
-    sets = [
-        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name)) for name in names
-    ]
-    sets.append(sql.SQL("{} = {}").format(sql.Identifier(LOADED_AT), sql.Literal(loaded_at)))
-    differs = sql.SQL("ROW({})::record *<> ROW({})::record").format(
-        columns_sql(names, "t"), columns_sql(names, "s")
-    )
-    if plan.has_tombstones:
-        sets.append(sql.SQL("{} = NULL").format(sql.Identifier(DELETED_AT)))
-        differs = sql.SQL("({} OR {} IS NOT NULL)").format(differs, sql.Identifier("t", DELETED_AT))
-    return sql.SQL(
-        "UPDATE {raw} AS t SET {sets} FROM {scratch} AS s WHERE {match} AND {differs}"
-    ).format(
-        raw=plan.settings.target.sql,
-        sets=sql.SQL(", ").join(sets),
-        scratch=plan.scratch.sql,
-        match=same_key(plan, "t", "s"),
-        differs=differs,
-    )
-
-
-def _insert(plan: TablePlan, loaded_at: str) -> sql.Composable:
-    names = plan.contract.names
-    return sql.SQL(
-        "INSERT INTO {raw} AS t ({names}, {loaded}) SELECT {values}, {at} FROM {scratch} AS s "
-        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match})"
-    ).format(
-        raw=plan.settings.target.sql,
-        names=columns_sql(names),
-        loaded=sql.Identifier(LOADED_AT),
-        values=columns_sql(names, "s"),
-        at=sql.Literal(loaded_at),
-        scratch=plan.scratch.sql,
-        match=same_key(plan, "t", "s"),
-    )
 
 
 def _changed(
@@ -331,19 +271,6 @@ def _changed(
     ).format(statement, late)
     changed, late_rows = session.execute(counted, doing=doing)[0]
     return changed, late_rows
-
-
-def _is_late(plan: TablePlan) -> sql.Composable | None:
-    """The condition for a changed row to lie below the last watermark: a late commit."""
-    watermark = plan.target.watermark
-    if plan.is_baseline or plan.settings.sync_mode is not SyncMode.INCREMENTAL_SYNC:
-        return None
-    if watermark is None or watermark.cursor_value is None:
-        return None
-    name, cursor_type = cursor_of(plan.settings, plan.source)
-    return sql.SQL("{} < {}::{}").format(
-        sql.Identifier("t", name), sql.Literal(watermark.cursor_value), sql.SQL(cursor_type.value)
-    )
 
 
 # ---------------------------------------------------------------- the watermark

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from typing import Any, Generic, TypeVar
 
 from extract_load import lease, ledger, log
 from extract_load.config import Settings, TableSettings
 from extract_load.connection import Session, SessionRegistry
-from extract_load.connection_parameters import ConnectionParameters, Resolver, resolve_connection
-from extract_load.errors import ConfigError, ExtractLoadError
+from extract_load.connection_parameters import ConnectionParameters, Resolver
+from extract_load.errors import ExtractLoadError
 from extract_load.extract import Estimate, SourceSnapshot, estimate
 from extract_load.landing import (
     Landing,
@@ -28,6 +27,7 @@ from extract_load.landing import (
 )
 from extract_load.planner import TablePlan
 from extract_load.report import RunReport, TableResult, peak_rss_bytes
+from extract_load.selection import resolve_all, select_tables
 
 Value = TypeVar("Value")
 
@@ -64,47 +64,6 @@ class PlannedTable:
     error: ExtractLoadError | None = None
 
 
-def select_tables(
-    settings: Settings, select: tuple[str, ...] = (), targets: tuple[str, ...] = ()
-) -> tuple[TableSettings, ...]:
-    """Returns the tables that names or globs select.
-
-    Args:
-        settings: All tables.
-        select: Source or target names, as written or plain, or globs of them; none means all.
-        targets: Target connection ids; none means all.
-
-    Raises:
-        ConfigError: If a name selects nothing.
-    """
-    chosen = [table for table in settings.tables if not select or _is_selected(table, select)]
-    for pattern in select:
-        if not any(_is_selected(table, (pattern,)) for table in settings.tables):
-            raise ConfigError(
-                f'"{pattern}" selects no table',
-                f"The {settings.origin} has "
-                + ", ".join(table.source.written for table in settings.tables)
-                + ".",
-                "Mend --select: a source or target name, or a glob such as 'public.*'.",
-            )
-    for conn_id in targets:
-        if all(table.target_connection != conn_id for table in settings.tables):
-            raise ConfigError(
-                f'no table has the target "{conn_id}"',
-                hint="Mend --target: the connection id of a target.",
-            )
-    return tuple(table for table in chosen if not targets or table.target_connection in targets)
-
-
-def _is_selected(table: TableSettings, patterns: tuple[str, ...]) -> bool:
-    names = {
-        form
-        for name in (table.source, table.target)
-        for form in (name.written, ".".join(name.parts))
-    }
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
 def run(
     settings: Settings,
     environ: Mapping[str, str],
@@ -128,23 +87,6 @@ def run(
     tables = select_tables(settings, options.select, options.targets)
     connections = resolve_all(tables, environ, resolver)
     return Run(settings, tables, connections, options).execute()
-
-
-def resolve_all(
-    tables: tuple[TableSettings, ...], environ: Mapping[str, str], resolver: Resolver | None
-) -> dict[str, ConnectionParameters]:
-    """Returns the parameters of every connection the enabled tables name.
-
-    Raises:
-        ConfigError: If one is not defined or not complete.
-    """
-    named = {
-        conn_id
-        for table in tables
-        if table.enabled
-        for conn_id in (table.source_connection, table.target_connection)
-    }
-    return {conn_id: resolve_connection(conn_id, environ, resolver) for conn_id in sorted(named)}
 
 
 class Run:

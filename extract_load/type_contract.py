@@ -12,7 +12,9 @@ from psycopg2 import sql
 from extract_load.catalog import Column, TableSchema, TypeDefinition
 from extract_load.errors import SchemaMismatch
 
-LANDING_COLUMNS = ("_loaded_at", "_deleted_at")
+LOADED_AT = "_loaded_at"
+DELETED_AT = "_deleted_at"
+LANDING_COLUMNS = (LOADED_AT, DELETED_AT)
 """Columns of every raw table that no source may have."""
 
 MAX_SOURCE_COLUMNS = 1598

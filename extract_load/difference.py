@@ -1,0 +1,108 @@
+"""The statements that make a raw table equal to what was landed, touching no equal row.
+
+Pure: takes a plan, gives SQL. No ON CONFLICT and no MERGE: both rewrite rows that are equal.
+"""
+
+from psycopg2 import sql
+
+from extract_load.config import Deletes, SyncMode
+from extract_load.identifiers import TableName, columns_sql
+from extract_load.modes import cursor_of
+from extract_load.planner import TablePlan
+from extract_load.type_contract import DELETED_AT, LOADED_AT
+
+
+def is_live(plan: TablePlan, alias: str) -> sql.Composable:
+    """Returns the condition for a raw row not to be soft-deleted."""
+    if not plan.has_tombstones:
+        return sql.SQL("true")
+    return sql.SQL("{} IS NULL").format(sql.Identifier(alias, DELETED_AT))
+
+
+def same_key(plan: TablePlan, first: str, second: str) -> sql.Composable:
+    """Returns the condition for two rows to have one key."""
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(first, name), sql.Identifier(second, name))
+        for name in plan.key
+    )
+
+
+def delete_gone(plan: TablePlan, keys: TableName, loaded_at: str) -> sql.Composable:
+    """Returns the statement that deletes, or marks, live rows whose key is not among `keys`."""
+    soft = plan.deletes is Deletes.SOFT
+    action = (
+        "UPDATE {raw} AS t SET {deleted} = {at}, {loaded} = {at}"
+        if soft
+        else "DELETE FROM {raw} AS t"
+    )
+    return sql.SQL(
+        action + " WHERE {live} AND NOT EXISTS (SELECT FROM {keys} AS s WHERE {match})"
+    ).format(
+        raw=plan.settings.target.sql,
+        deleted=sql.Identifier(DELETED_AT),
+        loaded=sql.Identifier(LOADED_AT),
+        at=sql.Literal(loaded_at),
+        live=is_live(plan, "t"),
+        keys=keys.sql,
+        match=same_key(plan, "t", "s"),
+    )
+
+
+def update_different(plan: TablePlan, loaded_at: str) -> sql.Composable:
+    """Returns the statement that updates rows whose record image differs, or that were deleted.
+
+    `*<>` compares bytes (manual, 9.25.6), so 1.0 becomes 1.00.
+    """
+    names = plan.contract.names
+    sets = [
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name)) for name in names
+    ]
+    sets.append(sql.SQL("{} = {}").format(sql.Identifier(LOADED_AT), sql.Literal(loaded_at)))
+    differs = sql.SQL("ROW({})::record *<> ROW({})::record").format(
+        columns_sql(names, "t"), columns_sql(names, "s")
+    )
+    if plan.has_tombstones:
+        sets.append(sql.SQL("{} = NULL").format(sql.Identifier(DELETED_AT)))
+        differs = sql.SQL("({} OR {} IS NOT NULL)").format(differs, sql.Identifier("t", DELETED_AT))
+    return sql.SQL(
+        "UPDATE {raw} AS t SET {sets} FROM {scratch} AS s WHERE {match} AND {differs}"
+    ).format(
+        raw=plan.settings.target.sql,
+        sets=sql.SQL(", ").join(sets),
+        scratch=plan.scratch.sql,
+        match=same_key(plan, "t", "s"),
+        differs=differs,
+    )
+
+
+def insert_new(plan: TablePlan, loaded_at: str) -> sql.Composable:
+    """Returns the statement that inserts scratch rows whose key the raw table lacks."""
+    names = plan.contract.names
+    return sql.SQL(
+        "INSERT INTO {raw} AS t ({names}, {loaded}) SELECT {values}, {at} FROM {scratch} AS s "
+        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match})"
+    ).format(
+        raw=plan.settings.target.sql,
+        names=columns_sql(names),
+        loaded=sql.Identifier(LOADED_AT),
+        values=columns_sql(names, "s"),
+        at=sql.Literal(loaded_at),
+        scratch=plan.scratch.sql,
+        match=same_key(plan, "t", "s"),
+    )
+
+
+def late_condition(plan: TablePlan) -> sql.Composable | None:
+    """Returns the condition for a changed row to lie below the last watermark: a late commit.
+
+    None where nothing can be late: baselines, and modes without a cursor.
+    """
+    watermark = plan.target.watermark
+    if plan.is_baseline or plan.settings.sync_mode is not SyncMode.INCREMENTAL_SYNC:
+        return None
+    if watermark is None or watermark.cursor_value is None:
+        return None
+    name, cursor_type = cursor_of(plan.settings, plan.source)
+    return sql.SQL("{} < {}::{}").format(
+        sql.Identifier("t", name), sql.Literal(watermark.cursor_value), sql.SQL(cursor_type.value)
+    )

@@ -1,0 +1,66 @@
+"""Which tables a run is about, and where their servers are."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from extract_load.config import Settings, TableSettings
+from extract_load.connection_parameters import ConnectionParameters, Resolver, resolve_connection
+from extract_load.errors import ConfigError
+
+
+def select_tables(
+    settings: Settings, select: tuple[str, ...] = (), targets: tuple[str, ...] = ()
+) -> tuple[TableSettings, ...]:
+    """Returns the tables that names or globs select.
+
+    Args:
+        settings: All tables.
+        select: Source or target names, as written or plain, or globs of them; none means all.
+        targets: Target connection ids; none means all.
+
+    Raises:
+        ConfigError: If a name selects nothing.
+    """
+    chosen = [table for table in settings.tables if not select or _is_selected(table, select)]
+    for pattern in select:
+        if not any(_is_selected(table, (pattern,)) for table in settings.tables):
+            raise ConfigError(
+                f'"{pattern}" selects no table',
+                f"The {settings.origin} has "
+                + ", ".join(table.source.written for table in settings.tables)
+                + ".",
+                "Mend --select: a source or target name, or a glob such as 'public.*'.",
+            )
+    for conn_id in targets:
+        if all(table.target_connection != conn_id for table in settings.tables):
+            raise ConfigError(
+                f'no table has the target "{conn_id}"',
+                hint="Mend --target: the connection id of a target.",
+            )
+    return tuple(table for table in chosen if not targets or table.target_connection in targets)
+
+
+def _is_selected(table: TableSettings, patterns: tuple[str, ...]) -> bool:
+    names = {
+        form
+        for name in (table.source, table.target)
+        for form in (name.written, ".".join(name.parts))
+    }
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def resolve_all(
+    tables: tuple[TableSettings, ...], environ: Mapping[str, str], resolver: Resolver | None
+) -> dict[str, ConnectionParameters]:
+    """Returns the parameters of every connection the enabled tables name.
+
+    Raises:
+        ConfigError: If one is not defined or not complete.
+    """
+    named = {
+        conn_id
+        for table in tables
+        if table.enabled
+        for conn_id in (table.source_connection, table.target_connection)
+    }
+    return {conn_id: resolve_connection(conn_id, environ, resolver) for conn_id in sorted(named)}
