@@ -101,6 +101,8 @@ class TableSchema:
     """pg_class.relkind."""
     has_children: bool
     """Whether tables inherit from it."""
+    file_node: int
+    """pg_class.relfilenode: another one means that the table was rewritten or truncated."""
     columns: tuple[Column, ...]
     types: tuple[TypeDefinition, ...]
     unique_keys: tuple[tuple[str, ...], ...]
@@ -146,7 +148,7 @@ def read_table(session: Session, name: TableName) -> TableSchema | None:
     )
     if not found:
         return None
-    oid, kind, has_children, rows, heap_bytes, table_bytes, block_bytes = found[0]
+    oid, kind, has_children, file_node, rows, heap_bytes, table_bytes, block_bytes = found[0]
     named = {"oid": oid}
     keys = session.execute(queries("catalog")["unique_keys"], named, doing)
     return TableSchema(
@@ -154,6 +156,7 @@ def read_table(session: Session, name: TableName) -> TableSchema | None:
         oid=oid,
         kind=kind,
         has_children=has_children,
+        file_node=file_node,
         columns=_columns(session, named, doing),
         types=_types(session, named, doing),
         unique_keys=tuple(tuple(columns) for _, columns in keys),

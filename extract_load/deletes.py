@@ -60,7 +60,7 @@ def gather(session: Session, source: SourceSnapshot, load: Load, source_rows: in
     with session.transaction(doing="commit the keys"):
         lease.hold(session, load.lease)
         create_keys(session, load)
-        copy_into(session, source, copy_keys_query(plan), copy_in_keys(load), doing)
+        copy_into(session, source, load, copy_keys_query(plan), copy_in_keys(load), doing)
     session.execute(sql.SQL("ANALYZE {}").format(load.keys.sql))
     return _land_missing(session, source, load)
 
@@ -123,6 +123,7 @@ def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evide
             stats = copy_into(
                 session,
                 source,
+                load,
                 copy_rows_query(plan, keys),
                 copy_in_query(plan),
                 f'copy missing rows of "{plan.settings.source}"',

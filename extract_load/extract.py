@@ -78,6 +78,36 @@ class SourceSnapshot:
                 raise
             self._idle.put(session)
 
+    @contextmanager
+    def reading(self, table: TableSchema) -> Iterator[Session]:
+        """Yields a reader for one pass over a table that still holds what the snapshot shows.
+
+        TRUNCATE and rewriting ALTER TABLE are not MVCC-safe (manual, 13.6): after one, the
+        snapshot reads nothing, or rows that came later. The lock keeps them out during the pass;
+        rolling back to the savepoint frees it and keeps the snapshot.
+
+        Raises:
+            SourceUnavailable: If the table was truncated, rewritten or replaced since.
+        """
+        with self.reader() as reader:
+            reader.execute("SAVEPOINT reading")
+            reader.execute(
+                sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(table.name.sql),
+                doing=f'lock "{table.name}" against DDL',
+            )
+            # By name, not by OID: another table may have taken the name.
+            now = reader.execute(
+                "SELECT pg_relation_filenode(to_regclass(%(name)s))", {"name": table.name.regclass}
+            )
+            if now[0][0] != table.file_node:
+                raise SourceUnavailable(
+                    f'"{table.name}" was truncated or rewritten during the run',
+                    "The snapshot no longer shows what the table held. Nothing was published.",
+                    "Run again: it takes a new snapshot.",
+                )
+            yield reader
+            reader.execute("ROLLBACK TO SAVEPOINT reading")
+
     def _idle_session(self) -> Session | None:
         try:
             return self._idle.get_nowait()

@@ -38,6 +38,11 @@ class TableName:
         return self.schema, self.table
 
     @property
+    def regclass(self) -> str:
+        """The name as a value that `to_regclass` reads."""
+        return ".".join('"' + part.replace('"', '""') + '"' for part in self.parts)
+
+    @property
     def sql(self) -> sql.Identifier:
         """The qualified name, quoted for a statement."""
         return sql.Identifier(self.schema, self.table)

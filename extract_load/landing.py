@@ -144,7 +144,7 @@ class Landing:
         asks = asks or plan.deletes is not Deletes.IGNORE
         rows = None
         if asks:
-            with self._source.reader() as reader:
+            with self._source.reading(plan.source) as reader:
                 rows = count_rows(reader, plan)
         evidence = gather(session, self._source, load, rows or 0)
         self.counts.add(CopyStats(evidence.missing_rows, evidence.bytes))
@@ -236,7 +236,7 @@ def look_and_plan(
             _target_state(session, table),
             full_refresh=options.full_refresh,
         )
-    with source.reader() as reader:
+    with source.reading(schema) as reader:
         require_boolean(reader, plan)
     return plan
 

@@ -75,7 +75,7 @@ def load_chunk(
             session, plan.checkpoints, load.run_id, load.target, chunk.number, str(chunk.range)
         ):
             return None
-        with source.reader() as reader:
+        with source.reading(plan.source) as reader:
             stats = move(
                 lambda stream: reader.copy(copy_out_query(plan, chunk), stream, doing),
                 lambda stream: session.copy(copy_in_query(plan), stream, doing),
@@ -93,12 +93,13 @@ def load_chunk(
 def copy_into(
     session: Session,
     source: SourceSnapshot,
+    load: Load,
     query: sql.Composable,
     into: sql.Composable,
     doing: str,
 ) -> CopyStats:
     """Returns what a COPY brought that belongs to no chunk, in the caller's transaction."""
-    with source.reader() as reader:
+    with source.reading(load.plan.source) as reader:
         return move(
             lambda stream: reader.copy(query, stream, doing),
             lambda stream: session.copy(into, stream, doing),

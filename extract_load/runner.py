@@ -147,7 +147,7 @@ class Run:
             parameters = self._connections[table.target_connection]
             with Session(parameters, "target") as session:
                 plan = look_and_plan(table, source, session, self._options.landing)
-            with source.reader() as reader:
+            with source.reading(plan.source) as reader:
                 return PlannedTable(table, plan, estimate(reader, plan))
         except ExtractLoadError as error:
             return PlannedTable(table, error=error)

@@ -26,6 +26,7 @@ select
     class.oid::bigint,
     class.relkind::text,
     exists (select from pg_inherits where inhparent = class.oid) as has_children,
+    class.relfilenode::bigint,
     class.reltuples::bigint,
     pg_relation_size(class.oid) as heap_bytes,
     pg_table_size(class.oid) as table_bytes,

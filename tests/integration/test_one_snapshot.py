@@ -155,3 +155,51 @@ def test_a_raw_table_somebody_wrote_into_is_not_published_over_silently(
 
     assert result.rows_deleted == 1
     assert_equal(items, target, XMIN)
+
+
+@EVERY_MODE
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "TRUNCATE public.items",
+        "BEGIN; CREATE TEMP TABLE kept AS SELECT * FROM public.items; TRUNCATE public.items;"
+        "INSERT INTO public.items SELECT * FROM kept WHERE id % 2 = 0; COMMIT",
+        "ALTER TABLE public.items ALTER COLUMN id TYPE bigint",
+        "ALTER TABLE public.items RENAME TO old; CREATE TABLE public.items (LIKE public.old)",
+    ],
+    ids=["truncate", "truncate and refill", "rewrite", "another table"],
+)
+def test_ddl_that_ignores_snapshots_stops_the_run(
+    items: Database, target: Database, table: dict[str, Any], ddl: str
+) -> None:
+    """After it the snapshot shows no rows, or later ones: neither may be published."""
+
+    def run_ddl(chunks: int) -> None:
+        if chunks == 2:
+            items.execute("SET lock_timeout = '2s';" + ddl)
+
+    (result,) = land(
+        items, target, {**table, "batch_size": 300, "max_retries": 0}, after_chunk=run_ddl
+    ).tables
+
+    assert result.error is not None
+    assert result.error.primary == '"public.items" was truncated or rewritten during the run'
+    assert result.error.retryable
+    assert target.execute("SELECT to_regclass(%s)", (RAW,)) == [(None,)]
+
+
+def test_nobody_waits_for_us_between_chunks(items: Database, target: Database) -> None:
+    """ACCESS EXCLUSIVE is free to take while the run goes on."""
+    taken: list[int] = []
+
+    def lock(chunks: int) -> None:
+        items.execute(
+            "SET lock_timeout = '1s'; BEGIN;"
+            "LOCK TABLE public.items IN ACCESS EXCLUSIVE MODE; COMMIT"
+        )
+        taken.append(chunks)
+
+    report = land(items, target, {**XMIN, "batch_size": 300}, after_chunk=lock)
+
+    assert report.status == "done"
+    assert len(taken) == report.tables[0].chunks
