@@ -126,6 +126,13 @@ class SourceSnapshot:
             ) from error
         return session
 
+    def has_reached(self, lsn: str) -> bool:
+        """Returns whether the source's WAL is at or past a position by now."""
+        position = "pg_last_wal_replay_lsn" if self.cut.is_standby else "pg_current_wal_insert_lsn"
+        with self._lock:
+            rows = self.holder.execute(f"SELECT {position}() >= %(lsn)s::pg_lsn", {"lsn": lsn})
+        return bool(rows[0][0])
+
     def wait_flushed(self) -> None:
         """Waits until the source has written the WAL of all that the snapshot shows to disk.
 

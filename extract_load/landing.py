@@ -19,7 +19,7 @@ from extract_load.deletes import gather
 from extract_load.errors import ExtractLoadError
 from extract_load.extract import SourceSnapshot, count_rows, require_boolean
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
-from extract_load.planner import TablePlan, TargetState, plan_table
+from extract_load.planner import TablePlan, TargetState, is_overtaken, plan_table
 from extract_load.publish import Publication, SourceFacts, publish
 from extract_load.retry import attempt
 from extract_load.stream import CopyStats
@@ -55,6 +55,11 @@ class LandingCounts:
             self.rows_read += stats.rows
             self.bytes_read += stats.bytes
 
+    def add_chunk(self) -> None:
+        """Adds one chunk that is loaded."""
+        with self._lock:
+            self.chunks += 1
+
     def add_retry(self) -> None:
         """Adds one repeated attempt."""
         with self._lock:
@@ -75,12 +80,24 @@ class Landing:
         target: ConnectionParameters,
         registry: SessionRegistry,
         run_id: str,
+        renew: Callable[[SourceSnapshot], SourceSnapshot],
     ) -> None:
+        """Does nothing yet.
+
+        Args:
+            table: Its settings.
+            source: The run's snapshot.
+            target: Where it lands.
+            registry: Where sessions to the target are opened.
+            run_id: The run.
+            renew: Returns a newer snapshot than the one it is given.
+        """
         self._table = table
         self._source = source
         self._target = target
         self._registry = registry
         self._run_id = run_id
+        self._renew = renew
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self.counts = LandingCounts()
         self.plan: TablePlan | None = None
@@ -105,6 +122,7 @@ class Landing:
     def _land(
         self, session: Session, held: lease.Lease, options: LandingOptions, progress: Progress
     ) -> Publication:
+        self._require_newest_snapshot(session)
         plan = look_and_plan(self._table, self._source, session, options)
         self.plan = plan
         load = Load(plan, held)
@@ -137,13 +155,23 @@ class Landing:
         )
         return publication
 
+    def _require_newest_snapshot(self, session: Session) -> None:
+        """Takes a newer snapshot where another run published one while this run waited.
+
+        The lease comes after the run's snapshot; without this a raw table would go back in time.
+        """
+        with session.transaction():
+            watermark = _target_state(session, self._table).watermark
+        if watermark is None or not is_overtaken(self._source.cut, watermark):
+            return
+        if watermark.lsn is not None and self._source.has_reached(watermark.lsn):
+            self._source = self._renew(self._source)
+
     def _source_facts(self, session: Session, load: Load) -> SourceFacts:
         """Counts and keys, read in the snapshot the rows were read in."""
         plan = load.plan
-        asks = plan.verifies_counts and (plan.is_baseline or plan.deletes is not Deletes.IGNORE)
-        asks = asks or plan.deletes is not Deletes.IGNORE
         rows = None
-        if asks:
+        if plan.deletes is not Deletes.IGNORE or (plan.is_baseline and plan.verifies_counts):
             with self._source.reading(plan.source) as reader:
                 rows = count_rows(reader, plan)
         evidence = gather(session, self._source, load, rows or 0)
@@ -173,7 +201,7 @@ class Landing:
 
         started = time.monotonic()
         stats = attempt(once, attempts=1 + self._table.max_retries, on_retry=self._on_retry)
-        self.counts.chunks += 1
+        self.counts.add_chunk()
         if stats is not None:
             self.counts.add(stats)
             logger.debug(

@@ -262,15 +262,21 @@ def _reading(
 
 def _why_not_after(watermark: Watermark, cut: ServerCut, fingerprint: dict[str, Any]) -> str | None:
     """Why nothing may be read after a watermark, whatever the mode; None where it may."""
-    restored = watermark.lsn is not None and lsn_number(cut.lsn) < lsn_number(watermark.lsn)
     reasons = {
         "the watermark was reset": watermark.identity is None,
         "the source is another server, timeline or database": watermark.identity != cut.identity,
-        "the source was restored to an earlier point": restored,
+        "the source was restored to an earlier point": is_overtaken(cut, watermark),
         "the source's transaction ids went back": cut.xmax < (watermark.xid or 0),
         "the source table or its settings changed": watermark.fingerprint != fingerprint,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def is_overtaken(cut: ServerCut, watermark: Watermark) -> bool:
+    """Returns whether a later moment of the same server is published already."""
+    if watermark.identity != cut.identity or watermark.lsn is None:
+        return False
+    return lsn_number(cut.lsn) < lsn_number(watermark.lsn)
 
 
 def lsn_number(lsn: str) -> int:

@@ -186,7 +186,14 @@ class Run:
             parameters = self._connections[table.target_connection]
             self._target(table.target_connection)
             source = self._source(table)
-            landing = Landing(table, source, parameters, self._registry, self.run_id)
+            landing = Landing(
+                table,
+                source,
+                parameters,
+                self._registry,
+                self.run_id,
+                lambda older: self._newer_source(table, older),
+            )
             with self._session(parameters) as session:
                 ledger.in_ledger(session, "start_table_run", _facts(self.run_id, table, result))
                 publication = landing.run(session, self._options.landing, self._options.progress)
@@ -235,17 +242,22 @@ class Run:
 
     def _source(self, table: TableSettings) -> SourceSnapshot:
         """The run's snapshot of a source, taken when the first table asks."""
+        conn_id = table.source_connection
+        return self._sources.get(conn_id, lambda: self._take_snapshot(conn_id))
 
-        def take() -> SourceSnapshot:
-            snapshot = SourceSnapshot(
-                self._connections[table.source_connection],
-                self._registry,
-                self._settings.run.source_max_connections,
-            )
-            self._heartbeat.add_holder(snapshot.holder)
-            return snapshot
+    def _newer_source(self, table: TableSettings, older: SourceSnapshot) -> SourceSnapshot:
+        """A snapshot taken after `older`, for this table and those that come later."""
+        conn_id = table.source_connection
+        return self._sources.replace(conn_id, older, lambda: self._take_snapshot(conn_id))
 
-        return self._sources.get(table.source_connection, take)
+    def _take_snapshot(self, conn_id: str) -> SourceSnapshot:
+        snapshot = SourceSnapshot(
+            self._connections[conn_id],
+            self._registry,
+            self._settings.run.source_max_connections,
+        )
+        self._heartbeat.add_holder(snapshot.holder)
+        return snapshot
 
     def _target(self, conn_id: str) -> Session:
         """The run's own session on a target: the ledger is there, the heartbeat beats on it."""
@@ -277,6 +289,7 @@ class _Once(Generic[Value]):
         self._lock = threading.Lock()
         self._values: dict[str, Value] = {}
         self._errors: dict[str, ExtractLoadError] = {}
+        self._replaced: list[Value] = []
 
     def get(self, key: str, make: Callable[[], Value]) -> Value:
         """Returns the value of a key, made on the first call."""
@@ -291,9 +304,17 @@ class _Once(Generic[Value]):
                     raise
             return self._values[key]
 
+    def replace(self, key: str, older: Value, make: Callable[[], Value]) -> Value:
+        """Returns another value than `older`, made unless somebody else did."""
+        with self._lock:
+            if self._values[key] is older:
+                self._values[key] = make()
+                self._replaced.append(older)
+            return self._values[key]
+
     def values(self) -> list[Value]:
-        """Returns what was made."""
-        return list(self._values.values())
+        """Returns what was made, replaced values too."""
+        return [*self._replaced, *self._values.values()]
 
     def items(self) -> list[tuple[str, Value]]:
         """Returns what was made, by key."""

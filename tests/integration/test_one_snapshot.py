@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.landing import assert_equal, land, land_one
+from tests.support.landing import assert_equal, land, land_one, prepared_run
 from tests.support.servers import Database
 from tests.support.tables import MODES, RAW, XMIN, change_items, create_items, leftovers
 
@@ -186,6 +186,23 @@ def test_ddl_that_ignores_snapshots_stops_the_run(
     assert result.error.primary == '"public.items" was truncated or rewritten during the run'
     assert result.error.retryable
     assert target.execute("SELECT to_regclass(%s)", (RAW,)) == [(None,)]
+
+
+@EVERY_MODE
+def test_a_run_that_waited_does_not_take_the_raw_table_back_in_time(
+    items: Database, target: Database, table: dict[str, Any]
+) -> None:
+    """Its snapshot is older than what another run published while it waited for the lease."""
+    waited = prepared_run(items, target, table)
+    change_items(items)
+    land_one(items, target, table)
+    assert_equal(items, target, table)
+
+    report = waited.execute()
+
+    assert report.status == "done"
+    assert report.tables[0].rows_deleted == 0
+    assert_equal(items, target, table)
 
 
 def test_nobody_waits_for_us_between_chunks(items: Database, target: Database) -> None:

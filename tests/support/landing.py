@@ -13,7 +13,8 @@ from extract_load.identifiers import TableName, parse_table_name
 from extract_load.landing import LandingOptions
 from extract_load.planner import predicate_of
 from extract_load.report import RunReport, TableResult
-from extract_load.runner import RunOptions, run
+from extract_load.runner import Run, RunOptions, run
+from extract_load.selection import resolve_all
 from extract_load.settings_file import settings_from_document
 from tests.support.servers import Database
 
@@ -64,6 +65,15 @@ def land(
             progress=lambda _plan, counts: after_chunk(counts.chunks),
         ),
     )
+
+
+def prepared_run(source: Database, target: Database, *tables: Mapping[str, Any]) -> Run:
+    """Returns a run that has taken its snapshot and done nothing else."""
+    chosen = settings(*tables)
+    connections = resolve_all(chosen.tables, environment(source, target), None)
+    prepared = Run(chosen, chosen.tables, connections, RunOptions())
+    prepared._source(chosen.tables[0])
+    return prepared
 
 
 def land_one(
