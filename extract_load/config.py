@@ -227,7 +227,6 @@ NOT_BUILT_KEYS = frozenset(
         "schema_change",
         "snapshot_max_age",
         "stall_timeout",
-        "targets",
         "throttle_mb_per_second",
     }
 )

@@ -112,7 +112,11 @@ def _declaration(
     }
     own = meta["extract_load"]
     defaults = meta.get("extract_load_defaults") or {}
-    return defaults, {**names, **own} if isinstance(own, dict) else {**names, "extract_load": own}
+    if not isinstance(own, dict):
+        return defaults, {**names, "extract_load": own}
+    if "targets" in own:
+        del names["target"]
+    return defaults, {**names, **own}
 
 
 def _document(declared: list[tuple[Document, Document]]) -> Document:

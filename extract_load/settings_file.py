@@ -6,7 +6,7 @@ opened.
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,10 @@ Document = dict[str, Any]
 _HINT = 'Run "extract-load plan" after the change; it touches nothing.'
 TABLE_KEYS = frozenset(item.name for item in fields(TableSettings))
 RUN_KEYS = frozenset(item.name for item in fields(RunSettings))
+_SHARED_BY_TARGETS = frozenset(
+    {"source", "source_connection", "columns", "exclude_columns", "custom_where"}
+)
+"""What is read is the same for all targets of a table."""
 _CONNECTION_VARIABLES = {
     "source_connection": "SOURCE_POSTGRES_CONN_ID",
     "target_connection": "TARGET_POSTGRES_CONN_ID",
@@ -73,8 +77,9 @@ def settings_from_document(
     run = _validated(_run, run_keys, "", RUN_KEYS, problems)
     connections = _connections(run_keys, environ)
     tables = [
-        _validated_table(entry, number, connections, problems)
+        table
         for number, entry in enumerate(declared, start=1)
+        for table in _validated_entry(entry, number, connections, problems)
     ]
     landed = tuple(table for table in tables if table is not None)
     problems += _problems_between(landed)
@@ -128,18 +133,60 @@ def _connections(run_keys: Document, environ: Mapping[str, str]) -> Document:
     return {key: value for key, value in found.items() if value}
 
 
-def _validated_table(
+def _validated_entry(
     entry: object, number: int, connections: Document, problems: list[Problem]
-) -> TableSettings | None:
+) -> list[TableSettings | None]:
+    """The table of an entry: one for each of its targets."""
     if not isinstance(entry, dict):
         problems.append(Problem("", f"tables[{number}]", "is no mapping of table keys."))
-        return None
+        return []
     label = str(entry.get("source") or f"tables[{number}]")
+    if "targets" not in entry:
+        return [_validated_table({**connections, **entry}, label, "", problems)]
+    found = list(_problems_of_targets(entry))
+    problems += [Problem(label, *problem) for problem in found]
+    if found:
+        return []
+    shared = {key: value for key, value in entry.items() if key != "targets"}
+    return [
+        _validated_table(
+            {**connections, **shared, **_target_keys(target)}, label, f"targets[{place}].", problems
+        )
+        for place, target in enumerate(entry["targets"], start=1)
+    ]
+
+
+def _problems_of_targets(entry: Document) -> Iterator[tuple[str, str]]:
+    targets = entry["targets"]
+    if not isinstance(targets, list) or not targets:
+        yield "targets", "should be a list of at least one target."
+        return
+    if "target" in entry:
+        yield "target", "cannot stand beside targets; keep one of them."
+    for place, target in enumerate(targets, start=1):
+        if not isinstance(target, dict):
+            yield f"targets[{place}]", "is no mapping with conn_id and table."
+            continue
+        for key in ("conn_id", "table"):
+            if not target.get(key):
+                yield f"targets[{place}].{key}", "needed, but missing."
+        for key in _SHARED_BY_TARGETS & set(target):
+            yield f"targets[{place}].{key}", "is the same for all targets; write it above them."
+
+
+def _target_keys(target: Document) -> Document:
+    own = {key: value for key, value in target.items() if key not in {"conn_id", "table"}}
+    return {**own, "target": target["table"], "target_connection": target["conn_id"]}
+
+
+def _validated_table(
+    keys: Document, label: str, prefix: str, problems: list[Problem]
+) -> TableSettings | None:
     found: list[Problem] = []
-    table = _validated(_table, {**connections, **entry}, label, TABLE_KEYS, found)
+    table = _validated(_table, keys, label, TABLE_KEYS, found)
     if table is not None:
         found += [Problem(label, *problem) for problem in _problems_within(table)]
-    problems += found
+    problems += [replace(problem, key=prefix + problem.key) for problem in found]
     return table
 
 

@@ -126,3 +126,89 @@ def test_what_is_no_table_name(written: str) -> None:
 def test_what_is_no_name(name: str) -> None:
     with pytest.raises(ValueError, match="is no name"):
         check_name(name)
+
+
+HYBRID = {
+    "source": "public.users",
+    "targets": [
+        {
+            "conn_id": "postgres_default",
+            "table": "raw_data.digitalocean_users_local",
+            "sync_mode": "full_sync",
+            "batch_size": 10000,
+        },
+        {
+            "conn_id": "fs2_postgres",
+            "table": "raw_data.digitalocean_users_fs2",
+            "sync_mode": "incremental_sync",
+            "batch_size": 5000,
+        },
+    ],
+    "primary_key": ["id"],
+    "incremental_field": "updated_at",
+    "incremental_field_type": "timestamp",
+}
+
+
+def test_a_table_may_have_several_targets_each_with_its_own_mode() -> None:
+    """The guide's own example."""
+    document = {"source_connection": "digitalocean_postgres", "tables": [HYBRID]}
+
+    local, fs2 = settings_from_document(document, "test").tables
+
+    assert (local.target_connection, local.sync_mode, local.batch_size) == (
+        "postgres_default",
+        SyncMode.FULL_SYNC,
+        10_000,
+    )
+    assert (fs2.target_connection, fs2.target.written, fs2.sync_mode, fs2.batch_size) == (
+        "fs2_postgres",
+        "raw_data.digitalocean_users_fs2",
+        SyncMode.INCREMENTAL_SYNC,
+        5_000,
+    )
+    assert local.primary_key == fs2.primary_key == ("id",)
+
+
+@pytest.mark.parametrize(
+    ("targets", "key", "told"),
+    [
+        ([], "targets", "should be a list of at least one target"),
+        (["raw_data.a"], "targets[1]", "is no mapping with conn_id and table"),
+        ([{"conn_id": "a"}], "targets[1].table", "needed, but missing"),
+        (
+            [{"conn_id": "a", "table": "b.c", "custom_where": "x"}],
+            "targets[1].custom_where",
+            "is the same for all targets",
+        ),
+        (
+            [{"conn_id": "a", "table": "b.c"}, {"conn_id": "a", "table": "b.d", "batch_size": 0}],
+            "targets[2].batch_size",
+            "should be greater than or equal to 1",
+        ),
+        (
+            [{"conn_id": "b", "table": "b.c", "sync_mode": "incremental_sync"}],
+            "targets[1].incremental_field",
+            "needed by incremental_sync",
+        ),
+    ],
+    ids=["none", "no mapping", "no table", "a shared key", "a wrong key", "a missing key"],
+)
+def test_what_targets_get_wrong(targets: list[Any], key: str, told: str) -> None:
+    document = {**CONNECTIONS, "tables": [{"source": "public.users", "targets": targets}]}
+
+    with pytest.raises(ConfigError) as caught:
+        settings_from_document(document, "test")
+
+    (found,) = caught.value.problems
+    assert found.key == key
+    assert told in found.primary
+
+
+def test_target_and_targets_exclude_each_other() -> None:
+    document = {**CONNECTIONS, "tables": [{**HYBRID, "target": "raw_data.users"}]}
+
+    with pytest.raises(ConfigError) as caught:
+        settings_from_document(document, "test")
+
+    assert "cannot stand beside targets" in str(caught.value)
