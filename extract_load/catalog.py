@@ -1,7 +1,7 @@
 """What a server and a table are, read from the catalog in the caller's transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from extract_load.connection import Session
@@ -27,7 +27,8 @@ class ServerCut:
     timeline: int
     database_oid: int
     lsn: str
-    """WAL insert position (replayed on a standby) just after the snapshot."""
+    """WAL insert position (replayed on a standby) just after the snapshot: it shows nothing
+    later. What a publish waits for, and what its watermark keeps."""
     xmin: int
     """64-bit: every transaction below it had ended (manual, 9.28.6)."""
     xmax: int
@@ -35,6 +36,9 @@ class ServerCut:
     cut_at: str
     """Start of the transaction, ISO 8601 in UTC."""
     is_standby: bool
+    earlier_lsn: str = "0/0"
+    """The same just before the snapshot: it shows everything earlier. A run that stalls between
+    the two must not take an old snapshot for a young one."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -134,10 +138,20 @@ class TableSchema:
         )
 
 
-def read_server_cut(session: Session) -> ServerCut:
-    """Returns the server and the present transaction's snapshot."""
+def read_lsn(session: Session) -> str:
+    """Returns the WAL position of a server now: inserted, or replayed on a standby."""
+    return str(session.execute(queries("catalog")["lsn"], doing="read the WAL position")[0][0])
+
+
+def read_server_cut(session: Session, earlier_lsn: str) -> ServerCut:
+    """Returns the server and the present transaction's snapshot.
+
+    Args:
+        session: In a transaction that has its snapshot.
+        earlier_lsn: The WAL position before that transaction began.
+    """
     row = session.execute(queries("catalog")["server"], doing="read the server's identity")[0]
-    return ServerCut(*row)
+    return replace(ServerCut(*row), earlier_lsn=earlier_lsn)
 
 
 def read_table(session: Session, name: TableName) -> TableSchema | None:

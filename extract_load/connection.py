@@ -36,6 +36,7 @@ _PINNED = {
     "bytea_output": "hex",
     "lc_monetary": "C",
     "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
     # Our own SQL names every schema; pg_catalog is always searched first.
     "search_path": "",
     # Fail rather than be shown fewer rows.

@@ -8,10 +8,10 @@ from extract_load import lease, ledger
 from extract_load.config import Deletes
 from extract_load.connection import Session
 from extract_load.difference import is_live, same_key
-from extract_load.errors import GuardTripped
+from extract_load.errors import GuardTripped, VerificationFailed
 from extract_load.extract import SourceSnapshot, copy_keys_query, copy_rows_query
 from extract_load.identifiers import TableName
-from extract_load.load import Load, copy_in_keys, copy_in_query, copy_into, create_keys
+from extract_load.load import Load, build_key, copy_in_keys, copy_in_query, copy_into, create_keys
 from extract_load.planner import Publish, TablePlan
 
 MISSING_ROWS_CHUNK = -1
@@ -48,21 +48,36 @@ def gather(session: Session, source: SourceSnapshot, load: Load, source_rows: in
         source_rows: How many rows the snapshot has.
     """
     plan = load.plan
-    if plan.deletes is Deletes.IGNORE or plan.publish is Publish.FIRST_LOAD:
-        return Evidence(None)
     if plan.publish is Publish.REPLACE:
         return Evidence(plan.scratch)
-    if plan.proves_equality_by_count:
-        expected = count_live(session, plan) + _count_new(session, plan)
-        if expected == source_rows:
-            return Evidence(None)
+    if plan.is_baseline or _nothing_is_gone(session, plan, source_rows):
+        return Evidence(None)
+    _land_keys(session, source, load)
+    if plan.deletes is Deletes.IGNORE:
+        return Evidence(None)
+    return _land_missing(session, source, load)
+
+
+def _nothing_is_gone(session: Session, plan: TablePlan, source_rows: int) -> bool:
+    """Whether no key need be read. A key that no index proves is read to prove it."""
+    if plan.deletes is Deletes.IGNORE:
+        return plan.is_key_proved
+    if not plan.proves_equality_by_count:
+        return False
+    return count_live(session, plan) + _count_new(session, plan) == source_rows
+
+
+def _land_keys(session: Session, source: SourceSnapshot, load: Load) -> None:
+    """Reads every key of the snapshot; one that stands twice is an error."""
+    plan = load.plan
     doing = f'compare the keys of "{plan.settings.source}"'
     with session.transaction(doing="commit the keys"):
         lease.hold(session, load.lease)
         create_keys(session, load)
         copy_into(session, source, load, copy_keys_query(plan), copy_in_keys(load), doing)
+        if not plan.is_key_proved:
+            build_key(session, plan, load.keys)
     session.execute(sql.SQL("ANALYZE {}").format(load.keys.sql))
-    return _land_missing(session, source, load)
 
 
 def count_live(session: Session, plan: TablePlan) -> int:
@@ -128,6 +143,12 @@ def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evide
                 copy_in_query(plan),
                 f'copy missing rows of "{plan.settings.source}"',
             )
+            if not stats.rows:
+                raise VerificationFailed(
+                    f'{len(keys)} keys of "{plan.settings.source}" have no row in their snapshot',
+                    f"The first is {keys[0]}. Nothing was published.",
+                    "Run again; if it happens again, please report it.",
+                )
             rows, bytes_ = rows + stats.rows, bytes_ + stats.bytes
         if rows:
             number = MISSING_ROWS_CHUNK

@@ -27,6 +27,13 @@ def same_key(plan: TablePlan, first: str, second: str) -> sql.Composable:
     )
 
 
+def purge_tombstones(plan: TablePlan) -> sql.Composable:
+    """Returns the statement that deletes what was soft-deleted before the setting became hard."""
+    return sql.SQL("DELETE FROM {} WHERE {} IS NOT NULL").format(
+        plan.settings.target.sql, sql.Identifier(DELETED_AT)
+    )
+
+
 def delete_gone(plan: TablePlan, keys: TableName, loaded_at: str) -> sql.Composable:
     """Returns the statement that deletes, or marks, live rows whose key is not among `keys`."""
     soft = plan.deletes is Deletes.SOFT

@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from psycopg2 import sql
 
 from extract_load import log
-from extract_load.catalog import ServerCut, TableSchema, read_server_cut, read_source_table
+from extract_load.catalog import (
+    ServerCut,
+    TableSchema,
+    read_lsn,
+    read_server_cut,
+    read_source_table,
+)
 from extract_load.chunking import Chunk
 from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SourceError, SourceUnavailable
 from extract_load.identifiers import TableName, columns_sql
-from extract_load.planner import TablePlan
+from extract_load.planner import TablePlan, lsn_number
 
 PREDICATE_PATH = "pg_catalog, public"
 """search_path of statements that hold a custom_where: its operators may live in public."""
@@ -48,12 +54,13 @@ class SourceSnapshot:
         self.parameters = parameters
         self._registry = registry
         self.holder = registry.open(parameters, "source")
+        earlier_lsn = read_lsn(self.holder)
         self.holder.begin(READ_CONSISTENT)
         exported = self.holder.execute(
             "SELECT pg_export_snapshot()", doing="export the source's snapshot"
         )
         self._snapshot_id = str(exported[0][0])
-        self.cut: ServerCut = read_server_cut(self.holder)
+        self.cut: ServerCut = read_server_cut(self.holder, earlier_lsn)
         self._slots = threading.Semaphore(max_connections - 1)
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -128,10 +135,8 @@ class SourceSnapshot:
 
     def has_reached(self, lsn: str) -> bool:
         """Returns whether the source's WAL is at or past a position by now."""
-        position = "pg_last_wal_replay_lsn" if self.cut.is_standby else "pg_current_wal_insert_lsn"
         with self._lock:
-            rows = self.holder.execute(f"SELECT {position}() >= %(lsn)s::pg_lsn", {"lsn": lsn})
-        return bool(rows[0][0])
+            return lsn_number(read_lsn(self.holder)) >= lsn_number(lsn)
 
     def wait_flushed(self) -> None:
         """Waits until the source has written the WAL of all that the snapshot shows to disk.

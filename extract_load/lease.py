@@ -75,6 +75,8 @@ def _try_to_acquire(session: Session, lease: Lease) -> tuple[str, str] | None:
     with session.transaction(doing="take the lease"):
         if session.execute(queries("ledger")["acquire_lease"], facts):
             return None
+        # pg_stat_activity is read once a transaction: a holder that came since would look gone.
+        session.execute("SELECT pg_stat_clear_snapshot()")
         found = session.execute(queries("ledger")["read_lease"], facts)
         if not found:  # released between the two statements
             return ("unknown", "now")

@@ -6,11 +6,13 @@ from psycopg2 import sql
 
 from extract_load import lease, ledger
 from extract_load.chunking import Chunk
+from extract_load.config import Deletes
 from extract_load.connection import Session
 from extract_load.extract import SourceSnapshot, copy_out_query, key_columns
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.planner import Publish, TablePlan
 from extract_load.stream import CopyStats, move
+from extract_load.type_contract import DELETED_AT
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Load:
 def prepare(session: Session, load: Load) -> None:
     """Makes an empty scratch table; what a dead run left is dropped with its checkpoints."""
     plan = load.plan
+    _add_tombstones(session, load)
     with session.transaction(doing="create the scratch table"):
         lease.hold(session, load.lease)
         ledger.create_schema(session, plan.settings.target.schema)
@@ -56,6 +59,21 @@ def prepare(session: Session, load: Load) -> None:
         session.execute(
             sql.SQL("CREATE {} {} ({})").format(sql.SQL(kind), plan.scratch.sql, columns),
             doing=f'create a table in schema "{plan.scratch.schema}"',
+        )
+
+
+def _add_tombstones(session: Session, load: Load) -> None:
+    """Adds `_deleted_at` to a raw table that was landed without it, in a moment of its own."""
+    raw = load.plan.target.raw
+    if load.plan.deletes is not Deletes.SOFT or raw is None or raw.column(DELETED_AT) is not None:
+        return
+    with session.transaction(settings={"lock_timeout": "2s"}):
+        lease.hold(session, load.lease)
+        session.execute(
+            sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} timestamptz").format(
+                load.target.sql, sql.Identifier(DELETED_AT)
+            ),
+            doing=f'add "{DELETED_AT}" to "{load.target}"',
         )
 
 
@@ -133,13 +151,16 @@ def finish_scratch(session: Session, load: Load) -> None:
     if plan.publish is Publish.FIRST_LOAD or not plan.is_key_proved:
         with session.transaction(doing="commit the key"):
             lease.hold(session, load.lease)
-            session.execute(
-                sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(
-                    plan.scratch.sql, key_columns(plan)
-                ),
-                doing=f'build the key ({", ".join(plan.key)}) of "{plan.settings.source}"',
-            )
+            build_key(session, plan, plan.scratch)
     session.execute(sql.SQL("ANALYZE {}").format(plan.scratch.sql), doing="analyze the rows")
+
+
+def build_key(session: Session, plan: TablePlan, table: TableName) -> None:
+    """Builds the primary key of a table beside the raw table; fails on a key that stands twice."""
+    session.execute(
+        sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(table.sql, key_columns(plan)),
+        doing=f'build the key ({", ".join(plan.key)}) of "{plan.settings.source}"',
+    )
 
 
 def drop_scratch(session: Session, load: Load) -> None:

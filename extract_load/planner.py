@@ -123,7 +123,7 @@ def plan_table(
         TargetError: If the raw table is somebody else's.
     """
     key = _key(settings, source)
-    contract = make_contract(source, _landed(settings, source, key))
+    contract = make_contract(source, _landed(settings, source, key), key)
     fingerprint = _fingerprint(settings, source, contract, key)
     _require_ours(settings, target)
     if target.raw is not None:
@@ -155,7 +155,7 @@ def plan_table(
 def predicate_of(settings: TableSettings) -> sql.Composable:
     """Returns custom_where in parentheses, or true."""
     where = settings.custom_where
-    return sql.SQL("true") if where is None else sql.SQL(f"({where.sql})")
+    return sql.SQL("true") if where is None else sql.SQL(where.sql)
 
 
 def _all_of(first: sql.Composable, second: sql.Composable | None) -> sql.Composable:
@@ -204,6 +204,7 @@ def _fingerprint(
     another table under the same name change what is read without a new xmin on any row.
     """
     landed = [column for column in source.columns if column.name in contract.names]
+    is_incremental = settings.sync_mode is SyncMode.INCREMENTAL_SYNC
     return {
         "table_oid": source.oid,
         "columns": [
@@ -224,6 +225,7 @@ def _fingerprint(
         "raw_types": [column.target_type for column in contract.columns],
         "key": list(key),
         "custom_where": settings.custom_where.sql if settings.custom_where else None,
+        "cursor": settings.incremental_field if is_incremental else None,
     }
 
 
@@ -276,7 +278,7 @@ def is_overtaken(cut: ServerCut, watermark: Watermark) -> bool:
     """Returns whether a later moment of the same server is published already."""
     if watermark.identity != cut.identity or watermark.lsn is None:
         return False
-    return lsn_number(cut.lsn) < lsn_number(watermark.lsn)
+    return lsn_number(cut.earlier_lsn) < lsn_number(watermark.lsn)
 
 
 def lsn_number(lsn: str) -> int:

@@ -3,6 +3,7 @@
 Pure: takes text, gives text. The source proves later that the expression is boolean.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,15 @@ _CLOCKS = frozenset(
     {"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"}
 )
 
+_LOCATION = re.compile(r"\b(\w+_)?location: -?\d+")
+
 
 @dataclass(frozen=True)
 class Predicate:
     """An expression over one table's columns."""
 
     sql: str
-    """Written again from its syntax tree, so no comment or half a quote is left in it."""
+    """As it was written, in parentheses of its own; proved to mean the same within them."""
     reads_tables: bool
     """Whether it holds a sub-query."""
     written: str
@@ -27,14 +30,14 @@ class Predicate:
 
 
 def parse_predicate(written: str) -> Predicate:
-    """Returns the expression a settings file wrote as `custom_where`.
+    r"""Returns the expression a settings file wrote as `custom_where`.
 
     Raises:
         ValueError: If it is empty, no SQL, more than one expression, or depends on the clock.
 
     Example:
         >>> parse_predicate("code LIKE '%-L' -- the other lines").sql
-        "code LIKE '%-L'"
+        "(code LIKE '%-L' -- the other lines\n)"
     """
     import postgast  # noqa: PLC0415 - 80 ms, needed only where a predicate is declared
     from postgast import pg_query_pb2 as nodes  # noqa: PLC0415
@@ -56,8 +59,14 @@ def parse_predicate(written: str) -> Predicate:
             "so two chunks could disagree; write a fixed value"
         )
         raise ValueError(msg)
+    # Not written again from the tree: postgast 0.2.0 drops parentheses that matter, as in
+    # "(a OR b) IS NOT TRUE". The line break ends a comment.
+    enclosed = f"({written}\n)"
+    if not _means_the_same(enclosed, tree):
+        msg = f"{written!r} does not stand alone; write one expression"
+        raise ValueError(msg)
     return Predicate(
-        sql=postgast.deparse(tree).removeprefix("SELECT "),
+        sql=enclosed,
         reads_tables=any(True for _ in postgast.find_nodes(tree, nodes.SubLink)),
         written=written,
     )
@@ -76,6 +85,18 @@ def _is_one_expression(tree: Any) -> bool:
         part.HasField("a_star") for part in result.val.column_ref.fields
     )
     return not result.name and not is_star
+
+
+def _means_the_same(enclosed: str, tree: Any) -> bool:
+    """Whether a text behind WHERE has the syntax tree it had as a column."""
+    import postgast  # noqa: PLC0415
+
+    try:
+        condition = postgast.parse(f"SELECT 1 WHERE {enclosed}").stmts[0].stmt.select_stmt
+    except postgast.PgQueryError:
+        return False
+    expression = tree.stmts[0].stmt.select_stmt.target_list[0].res_target.val
+    return _LOCATION.sub("", str(condition.where_clause)) == _LOCATION.sub("", str(expression))
 
 
 def _reads_session(tree: Any, nodes: Any) -> bool:

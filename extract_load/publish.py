@@ -18,8 +18,14 @@ from extract_load.deletes import (
     count_live,
     guard,
 )
-from extract_load.difference import delete_gone, insert_new, late_condition, update_different
-from extract_load.errors import VerificationFailed
+from extract_load.difference import (
+    delete_gone,
+    insert_new,
+    late_condition,
+    purge_tombstones,
+    update_different,
+)
+from extract_load.errors import TargetError, VerificationFailed
 from extract_load.identifiers import TableName
 from extract_load.load import Load, drop_scratch
 from extract_load.modes import MODES, cursor_of
@@ -76,10 +82,9 @@ def publish(
         TargetUnavailable: If another transaction changed the same rows; trying again may help.
     """
     plan = load.plan
-    if plan.publish is not Publish.FIRST_LOAD:
-        _add_tombstones(session, load)
     with session.transaction(WRITE_CONSISTENT, doing=f'publish "{plan.settings.target}"'):
         lease.hold(session, load.lease)
+        _require_same_table(session, plan)
         staged = _verified_staged_rows(session, load, facts)
         loaded_at = _loaded_at(session, plan)
         if plan.publish is Publish.FIRST_LOAD:
@@ -106,6 +111,24 @@ def publish(
 
 
 # ---------------------------------------------------------------- checks
+
+
+def _require_same_table(session: Session, plan: TablePlan) -> None:
+    """The raw table of the plan, locked against being replaced."""
+    if plan.target.raw is None:
+        return
+    target = plan.settings.target
+    session.execute(
+        sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(target.sql),
+        doing=f'lock "{target}" against DDL',
+    )
+    oid = session.execute("SELECT to_regclass(%(name)s)::oid::bigint", {"name": target.regclass})
+    if oid[0][0] != plan.target.raw.oid:
+        raise TargetError(
+            f'"{target}" in target "{plan.settings.target_connection}" was replaced during the run',
+            f"Its OID was {plan.target.raw.oid} and is {oid[0][0]}. Nothing was published.",
+            "Find out who replaced it; this project lands only in tables that it created.",
+        )
 
 
 def _verified_staged_rows(session: Session, load: Load, facts: SourceFacts) -> int:
@@ -219,22 +242,6 @@ def _name_key(session: Session, plan: TablePlan) -> None:
 # ---------------------------------------------------------------- the difference
 
 
-def _add_tombstones(session: Session, load: Load) -> None:
-    """Adds `_deleted_at` to a raw table that was landed without it, in a moment of its own."""
-    plan = load.plan
-    raw = plan.target.raw
-    if plan.deletes is not Deletes.SOFT or raw is None or raw.column(DELETED_AT) is not None:
-        return
-    with session.transaction(settings={"lock_timeout": "2s"}):
-        lease.hold(session, load.lease)
-        session.execute(
-            sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} timestamptz").format(
-                load.target.sql, sql.Identifier(DELETED_AT)
-            ),
-            doing=f'add "{DELETED_AT}" to "{load.target}"',
-        )
-
-
 def _apply(
     session: Session,
     plan: TablePlan,
@@ -245,6 +252,8 @@ def _apply(
 ) -> _Applied:
     """Deletes the gone, updates what differs, inserts what is new."""
     deleted = 0
+    if plan.deletes is Deletes.HARD and plan.has_tombstones:
+        session.change(purge_tombstones(plan), doing="delete soft-deleted rows")
     if facts.evidence.keys is not None:
         live = count_live(session, plan)
         deleted = session.change(
@@ -300,12 +309,8 @@ def _write_watermark(
 ) -> None:
     plan = load.plan
     mode = MODES[plan.settings.sync_mode]
-    oid = session.execute(
-        "SELECT class.oid::bigint FROM pg_class AS class "
-        "INNER JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace "
-        "WHERE namespace.nspname = %(schema)s AND class.relname = %(table)s",
-        {"schema": load.target.schema, "table": load.target.table},
-    )[0][0]
+    name = {"name": load.target.regclass}
+    oid = session.execute("SELECT to_regclass(%(name)s)::oid::bigint", name)[0][0]
     ledger.write_watermark(
         session,
         load.target,

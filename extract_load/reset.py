@@ -1,9 +1,14 @@
 """Forgetting: watermarks and checkpoints, never a raw table."""
 
-from extract_load import ledger
+from secrets import token_hex
+
+from extract_load import lease, ledger
 from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.identifiers import TableName
+
+WAIT_SECONDS = 10.0
+"""For a run that writes the table: it would put back what is forgotten under it."""
 
 
 def forget(parameters: ConnectionParameters, target: TableName) -> bool:
@@ -14,9 +19,17 @@ def forget(parameters: ConnectionParameters, target: TableName) -> bool:
 
     Raises:
         TargetError: If the target cannot be written.
+        LeaseHeld: If a run writes the table.
     """
-    with Session(parameters, "target") as session, session.transaction():
+    run_id = f"reset-{token_hex(4)}"
+    with Session(parameters, "target", lease.application_name(run_id)) as session:
         if not ledger.ledger_version(session):
             return False
-        ledger.forget_checkpoints(session, target)
-        return ledger.forget_watermark(session, target)
+        held = lease.acquire(session, target, run_id, WAIT_SECONDS)
+        try:
+            with session.transaction():
+                lease.hold(session, held)
+                ledger.forget_checkpoints(session, target)
+                return ledger.forget_watermark(session, target)
+        finally:
+            lease.release(session, held)

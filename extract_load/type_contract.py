@@ -91,12 +91,15 @@ class TypeContract:
         return next(column for column in self.columns if column.name == name)
 
 
-def make_contract(table: TableSchema, landed: tuple[str, ...]) -> TypeContract:
+def make_contract(
+    table: TableSchema, landed: tuple[str, ...], key: tuple[str, ...]
+) -> TypeContract:
     """Returns the contract for the columns of a table that are landed.
 
     Args:
         table: The source table.
         landed: Column names, in the table's order.
+        key: Columns that name a row: never NULL in the raw table, whatever the source says.
 
     Raises:
         SchemaMismatch: If a column has a name of ours, or there are too many columns.
@@ -114,11 +117,17 @@ def make_contract(table: TableSchema, landed: tuple[str, ...]) -> TypeContract:
         )
     types = {type_.oid: type_ for type_ in table.types}
     return TypeContract(
-        tuple(_column_contract(column, types) for column in table.columns if column.name in landed)
+        tuple(
+            _column_contract(column, types, is_key=column.name in key)
+            for column in table.columns
+            if column.name in landed
+        )
     )
 
 
-def _column_contract(column: Column, types: dict[int, TypeDefinition]) -> ColumnContract:
+def _column_contract(
+    column: Column, types: dict[int, TypeDefinition], *, is_key: bool
+) -> ColumnContract:
     landing = _landing(types[column.type_oid], column.type_text, types)
     return ColumnContract(
         name=column.name,
@@ -127,7 +136,7 @@ def _column_contract(column: Column, types: dict[int, TypeDefinition]) -> Column
         target_type=landing.type_text,
         is_cast=landing.is_cast,
         is_binary_safe=landing.is_binary_safe,
-        is_not_null=column.is_not_null,
+        is_not_null=column.is_not_null or is_key,
         comment=column.comment,
     )
 

@@ -5,7 +5,7 @@ Pure: takes numbers and texts, gives numbers, texts and predicates. No connectio
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 from psycopg2 import sql
@@ -25,6 +25,9 @@ DEFAULT_LOOKBACK: dict[CursorType, timedelta | float] = {
 }
 
 TEMPORAL = frozenset({CursorType.TIMESTAMP, CursorType.TIMESTAMPTZ, CursorType.DATE})
+
+_EXACT = Context(prec=150_000)
+"""More digits than PostgreSQL's numeric has: Python's usual 28 would round a watermark up."""
 
 _CURSOR_TYPES = {
     "timestamp without time zone": CursorType.TIMESTAMP,
@@ -126,7 +129,7 @@ def cursor_low(
     back = DEFAULT_LOOKBACK[cursor_type] if lookback is None else lookback
     if cursor_type not in TEMPORAL:
         number = back.total_seconds() if isinstance(back, timedelta) else back
-        return format(Decimal(watermark) - Decimal(str(number)).normalize(), "f")
+        return format(_EXACT.subtract(Decimal(watermark), Decimal(str(number)).normalize()), "f")
     span = back if isinstance(back, timedelta) else timedelta(seconds=back)
     try:
         if cursor_type is CursorType.DATE:

@@ -20,6 +20,13 @@ select
 from pg_control_system() as system
 cross join pg_control_checkpoint() as checkpoint
 
+-- name: lsn
+-- The WAL position now.
+select
+    case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+        else pg_current_wal_insert_lsn()
+    end::text
+
 -- name: relation
 -- One relation by name, with its size on disk (TOAST and its index too, other indexes not).
 select
