@@ -173,8 +173,8 @@ def read_table(session: Session, name: TableName) -> TableSchema | None:
         file_node=file_node,
         columns=_columns(session, named, doing),
         types=_types(session, named, doing),
-        unique_keys=tuple(tuple(columns) for _, columns in keys),
-        primary_key=next((tuple(columns) for is_primary, columns in keys if is_primary), ()),
+        unique_keys=tuple(tuple(columns) for _, is_immediate, columns in keys if is_immediate),
+        primary_key=next((tuple(columns) for is_primary, _, columns in keys if is_primary), ()),
         indexed_columns=frozenset(
             column
             for (column,) in session.execute(

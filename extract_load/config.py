@@ -200,8 +200,8 @@ class RunSettings:
     """Connection id of the target of tables that name none."""
     tables_in_parallel: Annotated[int, Field(ge=1, le=32)] = 2
     """Tables landed at the same time."""
-    source_max_connections: Annotated[int, Field(ge=2)] = 4
-    """Connections a run may hold on one source, the one that holds the snapshot included."""
+    source_max_connections: Annotated[int, Field(ge=3)] = 4
+    """Connections a run may hold on one source; two of them read no rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,8 +50,11 @@ def gather(session: Session, source: SourceSnapshot, load: Load, source_rows: in
     plan = load.plan
     if plan.publish is Publish.REPLACE:
         return Evidence(plan.scratch)
-    if plan.is_baseline or _nothing_is_gone(session, plan, source_rows):
+    if plan.is_baseline:
         return Evidence(None)
+    with session.transaction():
+        if _nothing_is_gone(session, plan, source_rows):
+            return Evidence(None)
     _land_keys(session, source, load)
     if plan.deletes is Deletes.IGNORE:
         return Evidence(None)
@@ -77,7 +80,7 @@ def _land_keys(session: Session, source: SourceSnapshot, load: Load) -> None:
         copy_into(session, source, load, copy_keys_query(plan), copy_in_keys(load), doing)
         if not plan.is_key_proved:
             build_key(session, plan, load.keys)
-    session.execute(sql.SQL("ANALYZE {}").format(load.keys.sql))
+        session.execute(sql.SQL("ANALYZE {}").format(load.keys.sql))
 
 
 def count_live(session: Session, plan: TablePlan) -> int:

@@ -32,6 +32,8 @@ logger = log.get_logger(__name__)
 
 _FLUSH_WAIT_SECONDS = 30.0
 _FLUSH_POLL_SECONDS = 0.05
+_NOT_READERS = 2
+"""The holder, and the session that looks past the snapshot."""
 
 
 class SourceSnapshot:
@@ -49,7 +51,7 @@ class SourceSnapshot:
         Args:
             parameters: The source.
             registry: Where its sessions are opened.
-            max_connections: Holder and readers together.
+            max_connections: Readers and the two sessions beside them, together; at least 3.
         """
         self.parameters = parameters
         self._registry = registry
@@ -61,14 +63,26 @@ class SourceSnapshot:
         )
         self._snapshot_id = str(exported[0][0])
         self.cut: ServerCut = read_server_cut(self.holder, earlier_lsn)
-        self._slots = threading.Semaphore(max_connections - 1)
+        self._slots = threading.Semaphore(max_connections - _NOT_READERS)
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._outside: Session | None = None
 
     def table(self, name: TableName) -> TableSchema:
         """Returns a table as the snapshot's catalog has it."""
         with self._lock:
             return read_source_table(self.holder, name)
+
+    def table_now(self, name: TableName) -> TableSchema:
+        """Returns a table as the catalog has it now, past the snapshot."""
+        with self._lock, self._observer().transaction(READ_CONSISTENT) as now:
+            return read_source_table(now, name)
+
+    def _observer(self) -> Session:
+        """A session outside the snapshot."""
+        if self._outside is None:
+            self._outside = self._registry.open(self.parameters, "source")
+        return self._outside
 
     @contextmanager
     def reader(self) -> Iterator[Session]:
@@ -113,7 +127,7 @@ class SourceSnapshot:
                     "Run again: it takes a new snapshot.",
                 )
             yield reader
-            reader.execute("ROLLBACK TO SAVEPOINT reading")
+            reader.execute("ROLLBACK TO SAVEPOINT reading; RELEASE SAVEPOINT reading")
 
     def _idle_session(self) -> Session | None:
         try:
@@ -174,19 +188,18 @@ class SourceSnapshot:
 
         Costs one transaction id. Where the role may only ever read, the waiting has to do.
         """
-        session = self._registry.open(self.parameters, "source")
         try:
-            with session.transaction():
+            with self._observer().transaction() as session:
                 session.execute("SELECT pg_current_xact_id()")
         except SourceError as error:
             logger.debug("source not nudged", extra={"why": error.primary})
-        finally:
-            self._registry.close(session)
 
     def close(self) -> None:
         """Ends the snapshot and every session in it."""
         while (session := self._idle_session()) is not None:
             self._registry.close(session)
+        if self._outside is not None:
+            self._registry.close(self._outside)
         self._registry.close(self.holder)
 
 

@@ -16,10 +16,10 @@ from extract_load.config import Deletes, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
-from extract_load.errors import ExtractLoadError
+from extract_load.errors import ExtractLoadError, SourceUnavailable
 from extract_load.extract import SourceSnapshot, count_rows, require_boolean
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
-from extract_load.planner import TablePlan, TargetState, is_overtaken, plan_table
+from extract_load.planner import TablePlan, TargetState, fingerprint_of, is_overtaken, plan_table
 from extract_load.publish import Publication, SourceFacts, publish
 from extract_load.retry import attempt
 from extract_load.stream import CopyStats
@@ -138,6 +138,7 @@ class Landing:
         self._load_chunks(load, progress)
         finish_scratch(session, load)
         facts = self._source_facts(session, load)
+        self._require_same_source(plan)
         self._source.wait_flushed()
         publication = attempt(
             lambda: publish(session, load, facts, allow_deletes=options.allow_deletes),
@@ -164,8 +165,28 @@ class Landing:
             watermark = _target_state(session, self._table).watermark
         if watermark is None or not is_overtaken(self._source.cut, watermark):
             return
-        if watermark.lsn is not None and self._source.has_reached(watermark.lsn):
+        if self._source.has_reached(watermark.lsn or "0/0"):
             self._source = self._renew(self._source)
+        elif self._source.cut.is_standby:
+            raise SourceUnavailable(
+                f'standby "{self._table.source_connection}" is behind what is published',
+                f"It has not replayed WAL position {watermark.lsn} yet. Nothing was published.",
+                "Wait until it has caught up, or read from the primary.",
+            )
+
+    def _require_same_source(self, plan: TablePlan) -> None:
+        """Refuses what was read while columns or enum labels were renamed under it.
+
+        Such DDL rewrites nothing, so chunks before and after it would be mixed in silence.
+        """
+        now = self._source.table_now(plan.settings.source)
+        if fingerprint_of(plan.settings, now) != plan.fingerprint:
+            raise SourceUnavailable(
+                f'"{plan.settings.source}" was altered during the run',
+                "Its columns or types are not those the first chunk was read with. "
+                "Nothing was published.",
+                "Run again: it takes a new snapshot.",
+            )
 
     def _source_facts(self, session: Session, load: Load) -> SourceFacts:
         """Counts and keys, read in the snapshot the rows were read in."""
@@ -190,9 +211,9 @@ class Landing:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+                self._close_idle()
             for future in done:
                 future.result()
-        self._close_idle()
 
     def _load_chunk(self, load: Load, chunk: Chunk, progress: Progress) -> None:
         def once() -> CopyStats | None:

@@ -6,11 +6,13 @@ transaction-pooling PgBouncer another client would be given the same one.
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
 from extract_load import log
 from extract_load.connection import Session
+from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import ExtractLoadError, LeaseHeld
 from extract_load.identifiers import TableName
 from extract_load.sql import queries
@@ -18,6 +20,8 @@ from extract_load.sql import queries
 BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 30.0
 _POLL_SECONDS = 0.5
+_BEAT_LIMIT_SECONDS = 10.0
+_BEAT_LIMITS = {"statement_timeout": "5s", "lock_timeout": "5s"}
 
 logger = log.get_logger(__name__)
 
@@ -107,47 +111,61 @@ def hold(session: Session, lease: Lease) -> None:
 
 def release(session: Session, lease: Lease) -> None:
     """Gives a lease back."""
-    session.execute(queries("ledger")["release_lease"], {"token": lease.token})
+    with session.transaction():
+        session.execute(queries("ledger")["release_lease"], {"token": lease.token})
 
 
 class Heartbeat:
-    """A thread that keeps a run's leases, and its source snapshots, alive."""
+    """Threads that keep a run's leases, and its source snapshots, alive.
+
+    One a server: a target that does not answer expires no lease on another.
+    """
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
         self._ended = threading.Event()
-        self._targets: list[Session] = []
-        self._holders: list[Session] = []
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def start(self) -> None:
-        """Starts to beat every five seconds."""
-        self._thread.start()
+        self._threads: list[threading.Thread] = []
 
     def stop(self) -> None:
-        """Stops; returns when no beat is under way."""
+        """Stops; returns when no beat is under way, or after a limit."""
         self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=BEAT_SECONDS * 2)
+        for thread in tuple(self._threads):
+            thread.join(timeout=_BEAT_LIMIT_SECONDS)
 
-    def add_target(self, session: Session) -> None:
-        """Beats for the run's leases in one more target."""
-        self._targets.append(session)
+    def add_target(self, parameters: ConnectionParameters) -> None:
+        """Beats for the run's leases in one more target, over a connection of its own."""
+        self._start(self._beat_on_target, parameters)
 
     def add_holder(self, session: Session) -> None:
         """Keeps one more snapshot's transaction from idling."""
-        self._holders.append(session)
+        self._start(self._beat_on_holder, session)
 
-    def _beat(self) -> None:
+    def _start(self, beat: Callable[..., None], argument: object) -> None:
+        thread = threading.Thread(target=beat, args=(argument,), name="heartbeat", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _beat_on_target(self, parameters: ConnectionParameters) -> None:
+        session: Session | None = None
         while not self._ended.wait(BEAT_SECONDS):
-            for session in tuple(self._targets):
-                self._try(session, queries("ledger")["beat"], {"run_id": self._run_id})
-            for session in tuple(self._holders):
-                self._try(session, "SELECT 1", None)
+            try:
+                if session is None:
+                    session = Session(parameters, "target", application_name(self._run_id))
+                with session.transaction(settings=_BEAT_LIMITS):
+                    session.execute(queries("ledger")["beat"], {"run_id": self._run_id})
+            except ExtractLoadError as error:
+                # The fence, not the beat, decides who may write: a lost beat is only told.
+                logger.warning("heartbeat lost", extra={"why": error.primary})
+                if session is not None:
+                    session.close()
+                session = None
+        if session is not None:
+            session.close()
 
-    def _try(self, session: Session, query: str, facts: dict[str, str] | None) -> None:
-        try:
-            session.execute(query, facts, doing="beat")
-        except ExtractLoadError as error:
-            # The fence, not the beat, decides who may write: a lost beat is only told.
-            logger.warning("heartbeat lost", extra={"side": session.side, "why": error.primary})
+    def _beat_on_holder(self, session: Session) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            try:
+                session.execute("SELECT 1")
+            except ExtractLoadError as error:
+                logger.warning("snapshot lost", extra={"why": error.primary})
+                return

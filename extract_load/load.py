@@ -148,11 +148,11 @@ def finish_scratch(session: Session, load: Load) -> None:
     A first load gets its primary key now: building it after the data is cheaper than keeping it.
     """
     plan = load.plan
-    if plan.publish is Publish.FIRST_LOAD or not plan.is_key_proved:
-        with session.transaction(doing="commit the key"):
-            lease.hold(session, load.lease)
+    with session.transaction(doing="commit the key"):
+        lease.hold(session, load.lease)
+        if plan.publish is Publish.FIRST_LOAD or not plan.is_key_proved:
             build_key(session, plan, plan.scratch)
-    session.execute(sql.SQL("ANALYZE {}").format(plan.scratch.sql), doing="analyze the rows")
+        session.execute(sql.SQL("ANALYZE {}").format(plan.scratch.sql), doing="analyze the rows")
 
 
 def build_key(session: Session, plan: TablePlan, table: TableName) -> None:

@@ -124,7 +124,7 @@ def plan_table(
     """
     key = _key(settings, source)
     contract = make_contract(source, _landed(settings, source, key), key)
-    fingerprint = _fingerprint(settings, source, contract, key)
+    fingerprint = fingerprint_of(settings, source)
     _require_ours(settings, target)
     if target.raw is not None:
         require_same_columns(settings, contract, target.raw, target.dependent_views)
@@ -195,14 +195,14 @@ def _require_columns(
         )
 
 
-def _fingerprint(
-    settings: TableSettings, source: TableSchema, contract: TypeContract, key: tuple[str, ...]
-) -> dict[str, Any]:
-    """What the content of rows depends on beside their xmin.
+def fingerprint_of(settings: TableSettings, source: TableSchema) -> dict[str, Any]:
+    """Returns what the content of rows depends on beside their xmin.
 
     A missing value (ADD COLUMN ... DEFAULT), a renamed enum label, a dropped and added column or
     another table under the same name change what is read without a new xmin on any row.
     """
+    key = _key(settings, source)
+    contract = make_contract(source, _landed(settings, source, key), key)
     landed = [column for column in source.columns if column.name in contract.names]
     is_incremental = settings.sync_mode is SyncMode.INCREMENTAL_SYNC
     return {

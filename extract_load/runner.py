@@ -4,6 +4,7 @@ import os
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -112,7 +113,6 @@ class Run:
     def execute(self) -> RunReport:
         """Returns the report when every table is done or has failed."""
         started_at, started = _now(), time.monotonic()
-        self._heartbeat.start()
         try:
             results = self._land_all()
         except BaseException:
@@ -209,9 +209,11 @@ class Run:
                     verified=table.verify.value,
                     seconds=time.monotonic() - started,
                 )
-                ledger.finish_table_run(session, _facts(self.run_id, table, result))
+                with session.transaction():
+                    ledger.finish_table_run(session, _facts(self.run_id, table, result))
                 return result
-        except ExtractLoadError as error:
+        except Exception as exc:
+            error = exc if isinstance(exc, ExtractLoadError) else _unexpected(exc)
             logger.debug("failed", exc_info=True)
             logger.error("failed", extra={"why": error.primary})  # noqa: TRY400 - no traceback
             result = replace(
@@ -226,7 +228,8 @@ class Run:
     def _tell_ledger(self, table: TableSettings, result: TableResult) -> None:
         """Writes a failure where the target can still be reached."""
         try:
-            with Session(self._connections[table.target_connection], "target") as session:
+            parameters = self._connections[table.target_connection]
+            with Session(parameters, "target") as session, session.transaction():
                 if ledger.ledger_version(session):
                     ledger.finish_table_run(session, _facts(self.run_id, table, result))
         except ExtractLoadError as error:
@@ -265,8 +268,9 @@ class Run:
         def prepare() -> Session:
             session = self._registry.open(self._connections[conn_id], "target")
             ledger.migrate(session)
-            ledger.start_run(session, self.run_id, self._options.invoked_by or _who())
-            self._heartbeat.add_target(session)
+            with session.transaction():
+                ledger.start_run(session, self.run_id, self._options.invoked_by or _who())
+            self._heartbeat.add_target(self._connections[conn_id])
             return session
 
         return self._targets.get(conn_id, prepare)
@@ -276,24 +280,28 @@ class Run:
             failed = any(table.target_connection == conn_id for table in report.failed)
             status = "failed" if failed else "done"
             try:
-                ledger.finish_run(session, self.run_id, status, report.peak_rss_bytes)
+                with session.transaction():
+                    ledger.finish_run(session, self.run_id, status, report.peak_rss_bytes)
             except ExtractLoadError as error:
                 logger.warning("end of run not in the ledger", extra={"why": error.primary})
             self._registry.close(session)
 
 
 class _Once(Generic[Value]):
-    """Values made when first asked for, by one thread, and kept; an error is kept too."""
+    """Values made when first asked for, by one thread, and kept; an error is kept too.
+
+    A lock a key: a target that does not answer delays no other.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._values: dict[str, Value] = {}
         self._errors: dict[str, ExtractLoadError] = {}
         self._replaced: list[Value] = []
 
     def get(self, key: str, make: Callable[[], Value]) -> Value:
         """Returns the value of a key, made on the first call."""
-        with self._lock:
+        with self._locks[key]:
             if key in self._errors:
                 raise self._errors[key]
             if key not in self._values:
@@ -306,7 +314,7 @@ class _Once(Generic[Value]):
 
     def replace(self, key: str, older: Value, make: Callable[[], Value]) -> Value:
         """Returns another value than `older`, made unless somebody else did."""
-        with self._lock:
+        with self._locks[key]:
             if self._values[key] is older:
                 self._values[key] = make()
                 self._replaced.append(older)
@@ -319,6 +327,15 @@ class _Once(Generic[Value]):
     def items(self) -> list[tuple[str, Value]]:
         """Returns what was made, by key."""
         return list(self._values.items())
+
+
+def _unexpected(exc: Exception) -> ExtractLoadError:
+    """A fault of this program, as a failure of one table."""
+    return ExtractLoadError(
+        f"unexpected {type(exc).__name__}",
+        f"{exc}. Nothing was published.",
+        "Run the table with --debug and report the traceback: this is a fault of the program.",
+    )
 
 
 def _with_counts(result: TableResult, landing: Landing | None) -> TableResult:

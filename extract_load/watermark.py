@@ -5,7 +5,7 @@ Pure: takes numbers and texts, gives numbers, texts and predicates. No connectio
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Context, Decimal
+from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 from psycopg2 import sql
@@ -129,7 +129,10 @@ def cursor_low(
     back = DEFAULT_LOOKBACK[cursor_type] if lookback is None else lookback
     if cursor_type not in TEMPORAL:
         number = back.total_seconds() if isinstance(back, timedelta) else back
-        return format(_EXACT.subtract(Decimal(watermark), Decimal(str(number)).normalize()), "f")
+        low = _EXACT.subtract(Decimal(watermark), Decimal(str(number)).normalize())
+        if cursor_type is not CursorType.NUMERIC:
+            low = low.to_integral_value(ROUND_FLOOR)
+        return format(low, "f")
     span = back if isinstance(back, timedelta) else timedelta(seconds=back)
     try:
         if cursor_type is CursorType.DATE:

@@ -99,19 +99,21 @@ inner join pg_namespace as namespace on namespace.oid = type.typnamespace
 order by type.oid
 
 -- name: unique_keys
--- Column lists that the server itself proves unique: valid, immediate, whole-table, plain columns.
+-- Column lists of valid, whole-table unique indexes over plain columns. One that is deferrable
+-- proves nothing while a transaction runs.
 select
     index.indisprimary,
+    index.indimmediate,
     array_agg(attribute.attname::text order by key.position) as columns
 from pg_index as index
 cross join lateral unnest(index.indkey::int2[]) with ordinality as key (attnum, position)
 inner join pg_attribute as attribute
     on attribute.attrelid = index.indrelid and attribute.attnum = key.attnum
 where index.indrelid = %(oid)s
-    and index.indisunique and index.indisvalid and index.indimmediate
+    and index.indisunique and index.indisvalid
     and index.indpred is null and index.indexprs is null
     and key.position <= index.indnkeyatts
-group by index.indexrelid, index.indisprimary
+group by index.indexrelid, index.indisprimary, index.indimmediate
 order by index.indisprimary desc, index.indexrelid
 
 -- name: leading_index_columns

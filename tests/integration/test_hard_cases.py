@@ -455,3 +455,168 @@ def test_reset_waits_for_a_run_instead_of_being_undone_by_it(
     land(items, target, {**FULL, "batch_size": 300}, after_chunk=reset)
 
     assert len(seen) == 1
+
+
+# ---------------------------------------------------------------- small differences
+
+
+@pytest.mark.parametrize("deletes", ["ignore", "hard"])
+def test_a_row_exactly_at_the_low_bound_is_read_again(
+    source: Database, target: Database, deletes: str
+) -> None:
+    """Two rows of one instant, the second committed after the run: a bound of > would lose it."""
+    source.execute(
+        "CREATE TABLE public.items (id int PRIMARY KEY, version int NOT NULL, v text);"
+        "INSERT INTO public.items VALUES (1, 5, 'a'), (2, 5, 'a')"
+    )
+    table = {**INCREMENTAL, "incremental_field": "version", "deletes": deletes}
+    land_one(source, target, table)
+    source.execute("UPDATE public.items SET v = 'b' WHERE id = 1")
+
+    assert land_one(source, target, table).rows_updated == 1
+    assert_equal(source, target, table)
+
+
+def test_rows_whose_cursor_says_nothing_are_read_every_time(
+    source: Database, target: Database
+) -> None:
+    """NULL, infinite and future cursors never become a watermark and never hide a row."""
+    source.execute(
+        "CREATE TABLE public.items (id int PRIMARY KEY, v text, updated_at timestamptz);"
+        "INSERT INTO public.items SELECT i, 'a', now() FROM generate_series(1, 50) AS i;"
+        "INSERT INTO public.items VALUES (101, 'a', NULL), (102, 'a', 'infinity'),"
+        " (103, 'a', now() + interval '5 years')"
+    )
+    table = {**INCREMENTAL, "deletes": "ignore"}
+    land_one(source, target, table)
+    source.execute("UPDATE public.items SET v = 'b' WHERE id > 100")
+    source.execute("UPDATE public.items SET v = 'c', updated_at = now() WHERE id < 10")
+
+    assert land_one(source, target, table).rows_updated == 12
+    assert_equal(source, target, table)
+    (watermark,) = target.execute(
+        "SELECT cursor_value::timestamptz <= now() FROM extract_load.watermarks"
+    )[0]
+    assert watermark
+
+
+def test_nan_never_becomes_a_watermark(source: Database, target: Database) -> None:
+    source.execute(
+        "CREATE TABLE public.items (id int PRIMARY KEY, v text, n numeric);"
+        "INSERT INTO public.items VALUES (1, 'a', 5), (2, 'a', 'NaN'), (3, 'a', 'Infinity')"
+    )
+    table = {**INCREMENTAL, "incremental_field": "n", "deletes": "ignore"}
+    land_one(source, target, table)
+    source.execute("INSERT INTO public.items VALUES (9, 'z', 6)")
+    land_one(source, target, table)
+
+    assert target.execute("SELECT cursor_value FROM extract_load.watermarks") == [("6",)]
+    assert_equal(source, target, table)
+
+
+def test_an_empty_delta_keeps_the_watermark(source: Database, target: Database) -> None:
+    source.execute(
+        "CREATE TABLE public.items (id int PRIMARY KEY, updated_at timestamptz NOT NULL);"
+        "INSERT INTO public.items VALUES (1, '2026-01-01')"
+    )
+    table = {**INCREMENTAL, "deletes": "ignore"}
+    query = "SELECT cursor_value FROM extract_load.watermarks"
+    land_one(source, target, table)
+    before = target.execute(query)
+    source.execute("DELETE FROM public.items")
+
+    assert land_one(source, target, table).rows_read == 0
+    assert target.execute(query) == before
+
+
+def test_a_change_the_cursor_does_not_see_is_seen_by_the_next_mode(
+    items: Database, target: Database
+) -> None:
+    """A cursor's publish is not complete: xmin must not go on from its snapshot."""
+    land_one(items, target, XMIN)
+    items.execute("UPDATE public.items SET body = 'unseen' WHERE id = 5")
+    land_one(items, target, INCREMENTAL)
+
+    land_one(items, target, XMIN)
+
+    assert_equal(items, target, XMIN)
+
+
+@EVERY_MODE
+def test_a_row_that_comes_back_unchanged_is_alive_again(
+    items: Database, target: Database, table: dict[str, Any]
+) -> None:
+    soft = {**table, "deletes": "soft"}
+    land_one(items, target, soft)
+    items.execute("CREATE TABLE public.kept AS SELECT * FROM public.items WHERE id = 7")
+    items.execute("DELETE FROM public.items WHERE id = 7")
+    land_one(items, target, soft)
+
+    items.execute("INSERT INTO public.items SELECT * FROM public.kept")
+    land_one(items, target, soft)
+
+    assert target.execute(f"SELECT count(*) FROM {RAW} WHERE _deleted_at IS NOT NULL") == [(0,)]
+    assert_equal(items, target, soft)
+
+
+def test_a_number_that_only_changes_its_scale_arrives(source: Database, target: Database) -> None:
+    source.execute(
+        "CREATE TABLE public.items (n numeric PRIMARY KEY, v numeric);"
+        "INSERT INTO public.items VALUES (1.0, 2.0)"
+    )
+    land_one(source, target, XMIN)
+    source.execute("UPDATE public.items SET n = 1.00, v = 2.000")
+
+    assert land_one(source, target, XMIN).rows_updated == 1
+    assert target.execute(f"SELECT n::text, v::text FROM {RAW}") == [("1.00", "2.000")]
+
+
+@pytest.mark.parametrize("ddl", ["RENAME COLUMN body TO x", "RENAME VALUE 'sad' TO 'blue'"])
+def test_names_changed_during_the_run_are_not_mixed(
+    items: Database, target: Database, ddl: str
+) -> None:
+    """They rewrite nothing, so only the catalog tells."""
+    items.execute(
+        "CREATE TYPE public.mood AS ENUM ('sad', 'ok');"
+        "ALTER TABLE public.items ADD COLUMN mood public.mood DEFAULT 'sad',"
+        " ADD COLUMN other text DEFAULT 'other'"
+    )
+
+    def run_ddl(chunks: int) -> None:
+        if chunks != 1:
+            return
+        if "COLUMN" in ddl:
+            items.execute(
+                "BEGIN; ALTER TABLE public.items RENAME body TO x;"
+                "ALTER TABLE public.items RENAME other TO body;"
+                "ALTER TABLE public.items RENAME x TO other; COMMIT"
+            )
+        else:
+            items.execute(f"ALTER TYPE public.mood {ddl}")
+
+    (result,) = land(items, target, {**FULL, "batch_size": 300}, after_chunk=run_ddl).tables
+
+    assert result.error is not None
+    assert result.error.primary == '"public.items" was altered during the run'
+    land_one(items, target, FULL)
+    assert_equal(items, target, FULL)
+
+
+def test_a_fault_of_the_program_is_one_tables_failure(
+    items: Database, target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items.execute("CREATE TABLE public.other (id int PRIMARY KEY)")
+    original = extract.count_rows
+
+    def broken(session: Session, plan: Any) -> int:
+        if plan.settings.source.table == "items":
+            raise ZeroDivisionError("by zero")
+        return original(session, plan)
+
+    monkeypatch.setattr("extract_load.landing.count_rows", broken)
+    failed, done = land(items, target, FULL, {"source": "public.other"}).tables
+
+    assert (failed.status, done.status) == ("failed", "done")
+    assert failed.error is not None
+    assert failed.error.primary == "unexpected ZeroDivisionError"
+    assert target.execute("SELECT count(*) FROM extract_load.leases") == [(0,)]
