@@ -1,0 +1,101 @@
+"""An Airflow of its own: a home directory, a SQLite database, the repository's DAGs."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.command import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+DAGS = ROOT / "dags"
+DAG_ID = "digitalocean_data_copy_dag"
+
+
+@dataclass(frozen=True)
+class DagFolder:
+    """What Airflow finds in a folder of DAG files."""
+
+    import_errors: Mapping[str, str]
+    """By file name."""
+    touched: list[str]
+    """What parsing looked up or connected to: databases, servers, Variables, Connections."""
+    cpu_seconds: float
+    """What parsing cost, imports aside."""
+    dags: Mapping[str, Any]
+    """Each DAG with its tasks."""
+
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """The tasks of our DAG, by id."""
+        return dict(self.dags[DAG_ID]["tasks"])
+
+
+def airflow_variables(home: Path) -> dict[str, str]:
+    """Returns the variables that keep an Airflow within its home, and quiet."""
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__COSMOS__CACHE_DIR": str(home / "cosmos"),
+        "AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False",
+    }
+
+
+@dataclass(frozen=True)
+class AirflowHome:
+    """Where an Airflow lives, and the environment its programs get."""
+
+    directory: Path
+    manifest: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def airflow(self, *arguments: str, timeout: float = 60) -> Outcome:
+        """Returns the outcome of an `airflow` command.
+
+        Args:
+            arguments: What stands behind `airflow`.
+            timeout: Seconds it may take.
+        """
+        return self._run([_program("airflow"), *arguments], timeout)
+
+    def read_dags(self, folder: Path = DAGS) -> DagFolder:
+        """Returns what Airflow finds in a folder of DAG files; what parsing touches is refused."""
+        script = Path(__file__).with_name("read_dags.py")
+        outcome = self._run([sys.executable, script, folder], timeout=60)
+        assert outcome.status == 0, outcome.stderr
+        return DagFolder(**json.loads(outcome.stdout.splitlines()[-1]))
+
+    def _run(self, command: list[str | Path], timeout: float) -> Outcome:
+        done = subprocess.run(
+            command,
+            env=self._environment(),
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        return {
+            **kept,
+            **airflow_variables(self.directory),
+            "DO_NOT_TRACK": "1",
+            "NO_COLOR": "1",
+            "HOME": str(self.directory),
+            "TMPDIR": str(self.directory),
+            "EXTRACT_LOAD_MANIFEST": str(self.manifest),
+            **self.variables,
+        }
+
+
+def _program(name: str) -> Path:
+    return Path(sys.executable).with_name(name)

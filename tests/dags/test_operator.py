@@ -1,0 +1,182 @@
+"""A table landed as a task: what it returns, what it tells, and how it fails."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.execution_time.context import OutletEventAccessors
+
+from common.connections import TargetProfileMapping, airflow_connection
+from common.operator import ExtractLoadOperator
+from demo.embedded_server import free_ports
+from tests.support.landing import SOURCE_ID, TARGET_ID, environment, settings
+from tests.support.servers import PASSWORD, Database
+
+Landed = Callable[..., tuple[dict[str, Any], Any]]
+"""Lands a table and returns the report and what the asset's event carries."""
+
+TABLE = {"source": "public.users", "sync_mode": "xmin_incremental"}
+SECRET = "geheim"
+
+
+@pytest.fixture
+def landed(source: Database, target: Database, monkeypatch: pytest.MonkeyPatch) -> Landed:
+    """Runs the task; its connections come from the environment, through Airflow."""
+    source.execute("CREATE TABLE users (id int PRIMARY KEY); INSERT INTO users VALUES (1), (2)")
+    for name, uri in environment(source, target).items():
+        monkeypatch.setenv(name, uri)
+
+    def run(**table: Any) -> tuple[dict[str, Any], Any]:
+        task = ExtractLoadOperator(task_id="load", settings=settings({**TABLE, **table}))
+        events = OutletEventAccessors()
+        ti = SimpleNamespace(dag_id="a_dag", run_id="a_run", task_id="load", try_number=2)
+        report = task.execute({"ti": ti, "outlet_events": events})
+        return report, events[task.outlets[0]].extra
+
+    return run
+
+
+def test_the_task_returns_the_report_and_tells_the_assets_readers(
+    landed: Landed, target: Database
+) -> None:
+    report, extra = landed()
+    assert json.loads(json.dumps(report))["tables"][0]["rows_inserted"] == 2
+    assert extra["run_id"] == report["run_id"]
+    assert extra["watermark"] == report["tables"][0]["window"]["high"] is not None
+    assert {name: extra[name] for name in ("rows_read", "rows_inserted", "rows_deleted")} == {
+        "rows_read": 2,
+        "rows_inserted": 2,
+        "rows_deleted": 0,
+    }
+    assert target.execute("SELECT count(*) FROM raw_data.digitalocean_users") == [(2,)]
+
+
+def test_the_ledger_knows_which_try_of_which_task_it_was(landed: Landed, target: Database) -> None:
+    report, _ = landed()
+    rows = target.execute("SELECT run_id, invoked_by FROM extract_load.runs")
+    invoked_by = {"dag_id": "a_dag", "run_id": "a_run", "task_id": "load", "try_number": 2}
+    assert rows == [(report["run_id"], invoked_by)]
+
+
+def test_the_log_has_the_engines_lines_and_the_report(
+    landed: Landed, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        landed()
+    messages = [record.getMessage() for record in caplog.records]
+    assert [m for m in messages if m.startswith("published ") and "rows=2" in m]
+    assert [m for m in messages if m.startswith("public.users ") and m.endswith(" done")]
+    assert not [m for m in messages if not m.strip()]
+    assert PASSWORD not in caplog.text
+
+
+def test_what_would_fail_again_is_not_tried_again(
+    landed: Landed, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(AirflowFailException, match="error: ") as raised:
+        landed(source="public.nowhere")
+    assert "error: " in str(raised.value)
+    assert "\nhint: " in str(raised.value)
+    assert "public.nowhere" in caplog.text
+
+
+def test_a_wrong_password_is_refused_without_showing_it(
+    landed: Landed,
+    source: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wrong = replace(source, password=SECRET)
+    monkeypatch.setenv(f"AIRFLOW_CONN_{SOURCE_ID.upper()}", wrong.uri)
+    with pytest.raises(AirflowFailException, match="refused the connection") as raised:
+        landed()
+    assert SECRET not in str(raised.value) + caplog.text
+
+
+def test_what_may_succeed_later_is_tried_again(
+    landed: Landed,
+    source: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (nobody_listens,) = free_ports(1)
+    monkeypatch.setenv(
+        f"AIRFLOW_CONN_{SOURCE_ID.upper()}", replace(source, port=nobody_listens).uri
+    )
+    with pytest.raises(AirflowException, match="could not connect to source") as raised:
+        landed()
+    assert not isinstance(raised.value, AirflowFailException)
+
+
+@pytest.mark.parametrize("text", ["", "mysql://a:geheim@b/c", "postgresql://a:/geheim@b:5432/c"])
+def test_a_connection_nobody_can_read_fails_once_and_keeps_its_secret(
+    landed: Landed,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    text: str,
+) -> None:
+    monkeypatch.setenv(f"AIRFLOW_CONN_{SOURCE_ID.upper()}", text)
+    with pytest.raises(AirflowFailException, match=f'connection "{SOURCE_ID}"') as raised:
+        landed()
+    assert SECRET not in str(raised.value) + caplog.text
+
+
+def test_airflows_connection_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {
+        "conn_type": "postgres",
+        "host": "db.example.com",
+        "schema": "shop",
+        "login": "reader",
+        "password": SECRET,
+        "port": 25060,
+        "extra": {"sslmode": "verify-full", "sslrootcert": "/ca.crt"},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_FS2_POSTGRES", json.dumps(fields))
+    found = airflow_connection("fs2_postgres")
+    assert found is not None
+    assert found.address == "db.example.com:25060/shop"
+    assert (found.user, found.password) == ("reader", SECRET)
+    assert dict(found.tls) == {"sslmode": "verify-full", "sslrootcert": "/ca.crt"}
+    assert SECRET not in repr(found)
+
+
+def test_airflow_knows_no_connection_of_that_name() -> None:
+    assert airflow_connection("nobody_has_me") is None
+
+
+@pytest.mark.parametrize(
+    ("host", "query", "sslmode"),
+    [
+        ("db.example.com", "", "require"),
+        ("db.example.com", "?sslmode=verify-full&sslrootcert=%2Fca.crt", "verify-full"),
+        ("127.0.0.1", "", "prefer"),
+    ],
+    ids=["by default", "as asked for", "this machine"],
+)
+def test_dbt_encrypts_as_the_engine_does(
+    monkeypatch: pytest.MonkeyPatch, host: str, query: str, sslmode: str
+) -> None:
+    uri = f"postgresql://owner:geheim@{host}:5433/dwh{query}"
+    monkeypatch.setenv(f"AIRFLOW_CONN_{TARGET_ID.upper()}", uri)
+    mapping = TargetProfileMapping(TARGET_ID, profile_args={"schema": "dev"})
+    profile = mapping.profile
+    assert profile["sslmode"] == sslmode
+    assert (profile["host"], profile["port"], profile["dbname"]) == (host, 5433, "dwh")
+    assert profile.get("sslrootcert") == ("/ca.crt" if query else None)
+    assert "geheim" not in json.dumps(profile)
+    assert mapping.env_vars == {"COSMOS_CONN_POSTGRES_PASSWORD": "geheim"}
+
+
+def test_dbt_reads_the_variables_of_env_where_airflow_knows_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("HOST", "localhost"), ("USER", "airflow"), ("DB", "dwh")):
+        monkeypatch.setenv(f"POSTGRES_{name}", value)
+    monkeypatch.setenv("POSTGRES_PASSWORD", "geheim")
+    monkeypatch.setenv("POSTGRES_PORT", "15432")
+    profile = TargetProfileMapping("postgres_default", profile_args={"schema": "dev"}).profile
+    assert (profile["host"], profile["port"], profile["user"]) == ("localhost", 15432, "airflow")
