@@ -1,4 +1,4 @@
-"""One source table landed as one Airflow task."""
+"""One source table landed as one Airflow task, in all its targets."""
 
 import logging
 import os
@@ -27,21 +27,20 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
     five minutes; what would fail again, it does not.
 
     Args:
-        settings: The settings of the run, with this one table.
+        settings: The settings of the run, with this one table, once for each of its targets.
         kwargs: Airflow's own.
     """
 
     ui_color = "#d6e9f8"
 
     def __init__(self, *, settings: Settings, **kwargs: Any) -> None:
-        (self.table,) = settings.tables
         self.settings = settings
         super().__init__(
             **{
-                "pool": f"source_{self.table.source_connection}",
+                "pool": f"source_{settings.tables[0].source_connection}",
                 "retries": 1,
                 "retry_delay": timedelta(minutes=5),
-                "outlets": [raw_table_asset(self.table)],
+                "outlets": [raw_table_asset(table) for table in settings.tables],
                 **kwargs,
             }
         )
@@ -56,15 +55,14 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
         report = self._run(context)
         for line in filter(None, report.as_text(_REPORT_WIDTH).splitlines()):
             logger.info("%s", line)
-        (result,) = report.tables
-        if result.error:
-            raise _as_airflow(result.error)
-        published = report.as_dict()["tables"][0]
-        context["outlet_events"][self.outlets[0]].extra = {
-            "run_id": report.run_id,
-            "watermark": published["window"]["high"],
-            **{name: count for name, count in published.items() if name.startswith("rows_")},
-        }
+        if report.failed:
+            raise _as_airflow(*(result.error for result in report.failed if result.error))
+        for outlet, published in zip(self.outlets, report.as_dict()["tables"], strict=True):
+            context["outlet_events"][outlet].extra = {
+                "run_id": report.run_id,
+                "watermark": published["window"]["high"],
+                **{name: count for name, count in published.items() if name.startswith("rows_")},
+            }
         return report.as_dict()
 
     def _run(self, context: Context) -> RunReport:
@@ -94,9 +92,10 @@ def raw_table_asset(table: TableSettings) -> Asset:
     )
 
 
-def _as_airflow(error: ExtractLoadError) -> AirflowException:
-    kind = AirflowException if error.retryable else AirflowFailException
-    return kind(str(error))
+def _as_airflow(*errors: ExtractLoadError) -> AirflowException:
+    """The failure of a task: tried again where that may help any of its targets."""
+    kind = AirflowException if any(error.retryable for error in errors) else AirflowFailException
+    return kind("\n".join(map(str, errors)))
 
 
 @contextmanager

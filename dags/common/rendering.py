@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class DeclaredTables:
     """The tables of a dbt project, as one DAG sees them."""
 
     landed: Mapping[str, Settings]
-    """What the DAG lands: a run of one table for each source, by dbt's unique id."""
+    """What the DAG lands: a run of one table, into all its targets, for each source, by dbt's
+    unique id."""
     elsewhere: tuple[str, ...]
     """dbt's names of the sources another DAG lands."""
 
@@ -81,14 +82,14 @@ def declared_tables(manifest: Manifest, dag_id: str) -> DeclaredTables:
     """
     sources = manifest["sources"]
     declared = [uid for uid, node in sources.items() if "extract_load" in node["config"]["meta"]]
-    settings = settings_from_manifest(manifest, os.environ, declared)
-    tables = dict(zip(declared, settings.tables, strict=True))
-    own = {uid for uid, table in tables.items() if (table.dag or DEFAULT_DAG) == dag_id}
+    settings_from_manifest(manifest, os.environ, declared)  # the problems of all at once
+    settings = {uid: settings_from_manifest(manifest, os.environ, [uid]) for uid in declared}
+    own = {uid for uid, one in settings.items() if (one.tables[0].dag or DEFAULT_DAG) == dag_id}
     return DeclaredTables(
         landed={
-            uid: replace(settings, tables=(tables[uid],))
+            uid: settings[uid]
             for uid in declared
-            if uid in own and tables[uid].enabled
+            if uid in own and any(table.enabled for table in settings[uid].tables)
         },
         elsewhere=tuple(
             f"{sources[uid]['source_name']}.{sources[uid]['name']}"

@@ -180,3 +180,28 @@ def test_dbt_reads_the_variables_of_env_where_airflow_knows_nothing(
     monkeypatch.setenv("POSTGRES_PORT", "15432")
     profile = TargetProfileMapping("postgres_default", profile_args={"schema": "dev"}).profile
     assert (profile["host"], profile["port"], profile["user"]) == ("localhost", 15432, "airflow")
+
+
+TWO_TARGETS = [
+    {"conn_id": TARGET_ID, "table": "raw_data.users_local"},
+    {"conn_id": "fs2_postgres", "table": "raw_data.users_fs2"},
+]
+
+
+def test_a_table_with_two_targets_is_one_task_with_two_assets(
+    landed: Landed, target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_FS2_POSTGRES", target.uri)
+    report, _ = landed(targets=TWO_TARGETS)
+    assert [table["status"] for table in report["tables"]] == ["done", "done"]
+    assert target.execute("SELECT count(*) FROM raw_data.users_fs2") == [(2,)]
+
+
+def test_one_target_that_is_down_fails_the_task_by_name_and_leaves_the_other_published(
+    landed: Landed, target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nobody_listens,) = free_ports(1)
+    monkeypatch.setenv("AIRFLOW_CONN_FS2_POSTGRES", replace(target, port=nobody_listens).uri)
+    with pytest.raises(AirflowException, match='could not connect to target "fs2_postgres"'):
+        landed(targets=TWO_TARGETS)
+    assert target.execute("SELECT count(*) FROM raw_data.users_local") == [(2,)]

@@ -128,3 +128,25 @@ def test_models_land_in_the_schemas_that_profiles_yml_says(
     profile = target_profile("postgres_default")
     assert profile.target_name == dbt_target
     assert profile.profile_mapping.profile_args["schema"] == schema
+
+
+def test_a_table_with_several_targets_is_one_task(draw: Callable[..., DAG]) -> None:
+    def change(document: dict[str, Any]) -> None:
+        declare(
+            document,
+            "users",
+            targets=[
+                {"conn_id": "postgres_default", "table": "raw_data.digitalocean_users"},
+                {"conn_id": "fs2_postgres", "table": "raw_data.digitalocean_users_fs2"},
+            ],
+        )
+
+    (load,) = [
+        task
+        for task in draw(change).tasks
+        if task.task_id.endswith("extract_load") and "users" in task.task_id
+    ]
+    assert [outlet.uri for outlet in load.outlets] == [
+        "extract-load://postgres_default/raw_data/digitalocean_users",
+        "extract-load://fs2_postgres/raw_data/digitalocean_users_fs2",
+    ]

@@ -36,7 +36,12 @@ def settings(*tables: Mapping[str, Any], **run_keys: Any) -> Settings:
         "source_connection": SOURCE_ID,
         "target_connection": TARGET_ID,
         **run_keys,
-        "tables": [{"target": _raw_name(str(table["source"])), **table} for table in tables],
+        "tables": [
+            dict(table)
+            if "targets" in table
+            else {"target": _raw_name(str(table["source"])), **table}
+            for table in tables
+        ],
     }
     return settings_from_document(document, "test settings")
 
