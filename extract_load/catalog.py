@@ -1,7 +1,7 @@
 """What a server and a table are, read from the catalog in the caller's transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from extract_load.connection import Session
@@ -36,7 +36,7 @@ class ServerCut:
     cut_at: str
     """Start of the transaction, ISO 8601 in UTC."""
     is_standby: bool
-    earlier_lsn: str = "0/0"
+    earlier_lsn: str
     """The same just before the snapshot: it shows everything earlier. A run that stalls between
     the two must not take an old snapshot for a young one."""
 
@@ -151,7 +151,7 @@ def read_server_cut(session: Session, earlier_lsn: str) -> ServerCut:
         earlier_lsn: The WAL position before that transaction began.
     """
     row = session.execute(queries("catalog")["server"], doing="read the server's identity")[0]
-    return replace(ServerCut(*row), earlier_lsn=earlier_lsn)
+    return ServerCut(*(*row, earlier_lsn))
 
 
 def read_table(session: Session, name: TableName) -> TableSchema | None:
@@ -220,7 +220,7 @@ def read_source_table(session: Session, name: TableName) -> TableSchema:
         raise SourceError(
             f'the role may not read "{name}" in source "{where}"',
             f"SELECT is missing on: {', '.join(hidden)}.",
-            f'Run "GRANT SELECT ON {name} TO {session.parameters.user}" on the source.',
+            f'Run on the source: GRANT SELECT ON {name.regclass} TO "{session.parameters.user}"',
         )
     return table
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
+NOT_BUILT_COMMANDS = frozenset({"verify", "doctor", "discover", "report"})
+"""Commands of a later version."""
+
 
 class Terminated(BaseException):
     """SIGTERM, raised in the main thread."""
@@ -36,6 +39,9 @@ def main() -> None:
     except click.ClickException as exc:
         exc.show()
         status = exc.exit_code
+    except ConfigError as error:
+        _print_error(error, is_json=False)
+        status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         print("error: interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
@@ -109,7 +115,25 @@ class _Command(click.Command):
             return error.exit_code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Group(click.Group):
+    """The commands; one of a later version is refused as such."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Returns the command that the arguments name."""
+        if args and args[0] in NOT_BUILT_COMMANDS:
+            raise ConfigError(
+                f'"{args[0]}" is not built yet',
+                f"This version has {', '.join(sorted(self.commands))}.",
+                'See "extract-load --help".',
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="extract-load")
 def cli() -> None:
     """Lands tables of a PostgreSQL database in a PostgreSQL warehouse.
@@ -196,8 +220,8 @@ def status(**options: Any) -> int:
     from extract_load.plan_report import statuses_as_text
     from extract_load.status import read_statuses
 
-    tables, connections = _targets(options)
-    found = read_statuses(tables, connections)
+    declared, tables, connections = _targets(options)
+    found = read_statuses(tables, declared, connections)
     _print(
         options,
         {"tables": [table.as_dict() for table in found]},
@@ -213,7 +237,7 @@ def reset(**options: Any) -> int:
     """Forgets watermarks and checkpoints: the next run is a baseline. Touches no raw table."""
     from extract_load.reset import forget
 
-    tables, connections = _targets(options)
+    _, tables, connections = _targets(options)
     if not options["yes"] and sys.stdin.isatty():
         names = ", ".join(table.target.written for table in tables)
         click.confirm(f"Forget the watermarks of {names}?", abort=True, err=True)
@@ -252,7 +276,7 @@ def _load(options: Mapping[str, Any]) -> "tuple[Settings, dict[str, str]]":
 
 
 def _targets(options: Mapping[str, Any]) -> Any:
-    """The selected tables, and the connections of their targets."""
+    """All tables, the selected ones, and the connections of their targets."""
     from extract_load.connection_parameters import resolve_connection
     from extract_load.selection import select_tables
 
@@ -262,7 +286,7 @@ def _targets(options: Mapping[str, Any]) -> Any:
         conn_id: resolve_connection(conn_id, environ)
         for conn_id in dict.fromkeys(table.target_connection for table in tables)
     }
-    return tables, connections
+    return settings.tables, tables, connections
 
 
 def _environment(env_file: Path | None) -> dict[str, str]:

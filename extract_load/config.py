@@ -1,7 +1,7 @@
 """The settings as frozen values that check themselves.
 
 What a key means, its default and its type stand here once; `settings_file` reads documents
-into these values, and the JSON schema of a settings file is made from them.
+into these values.
 """
 
 import re
@@ -148,13 +148,13 @@ class TableSettings:
     chunk_mode: bool = True
     """False: the table is one chunk."""
     enable_checkpoint: bool = True
-    """False: a run that was killed starts over."""
+    """Accepted, without effect yet: every killed run starts its table over."""
     max_retries: Annotated[int, Field(ge=0)] = 3
     """How often a chunk is tried again after a fault that may pass."""
     parallel_workers: Annotated[int, Field(ge=1, le=32)] = 1
     """Chunks of this table moved at the same time, each over connections of its own."""
     memory_limit_mb: Annotated[int, Field(ge=16)] = 256
-    """Bound on the resident memory of landing this table, in MiB."""
+    """MiB. Accepted, without effect yet: the pipe bounds what is read ahead."""
     custom_where: Annotated[Predicate, BeforeValidator(_predicate)] | None = None
     """Only rows for which this SQL expression is true belong to the table."""
     columns: Columns = ()
@@ -164,7 +164,7 @@ class TableSettings:
     deletes: Deletes | None = None
     """What becomes of rows that left the source; the default depends on the sync mode."""
     max_delete_ratio: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """A publish that would delete more of the live rows than this fails."""
+    """A publish that would delete more of the live rows than this, and more than 20, fails."""
     lookback: Annotated[timedelta | float, BeforeValidator(_lookback)] | None = None
     """How far below the watermark incremental_sync reads again: time, or a number."""
     verify: Verify = Verify.COUNT

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import psycopg2
 from psycopg2 import sql
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.retry import CONNECT_ATTEMPTS, Side, attempt, connect_error_from, error_from
@@ -102,18 +101,6 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def version(self) -> int:
-        """The server's version as PostgreSQL counts it: 160004 is 16.4."""
-        return int(self._raw.server_version)
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether the connection stands and no transaction is open."""
-        if self._raw.closed:
-            return False
-        return bool(self._raw.info.transaction_status == TRANSACTION_STATUS_IDLE)
 
     def close(self) -> None:
         """Closes the connection; an open transaction is rolled back by the server."""

@@ -1,6 +1,5 @@
 """Reading the source: one shared snapshot, the queries of a plan, estimates."""
 
-import json
 import queue
 import threading
 import time
@@ -274,8 +273,7 @@ def estimate(session: Session, plan: TablePlan) -> Estimate:
     """Returns what the source's planner expects; reads no row."""
     query = sql.SQL("EXPLAIN (FORMAT JSON) {} WHERE {}").format(_select(plan), plan.predicate)
     found = session.execute(query, doing=f'estimate the rows of "{plan.settings.source}"')
-    root = found[0][0] if isinstance(found[0][0], list) else json.loads(found[0][0])
-    node = root[0]["Plan"]
+    node = found[0][0][0]["Plan"]
     rows = int(node["Plan Rows"])
     sent = rows * int(node["Plan Width"])
     scans_all = "Seq Scan" in node["Node Type"] or len(plan.chunks) > 1
@@ -308,6 +306,6 @@ def _key_expressions(plan: TablePlan) -> sql.Composable:
     return sql.SQL(", ").join(plan.contract.column(name).expression for name in plan.key)
 
 
-def key_columns(plan: TablePlan, alias: str = "") -> sql.Composed:
+def key_columns(plan: TablePlan) -> sql.Composed:
     """Returns the key's columns, joined by commas."""
-    return columns_sql(plan.key, alias)
+    return columns_sql(plan.key)

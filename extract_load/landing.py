@@ -16,7 +16,7 @@ from extract_load.config import Deletes, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
-from extract_load.errors import ExtractLoadError, SourceUnavailable
+from extract_load.errors import ExtractLoadError, SchemaMismatch, SourceUnavailable
 from extract_load.extract import SourceSnapshot, count_rows, require_boolean
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.planner import TablePlan, TargetState, fingerprint_of, is_overtaken, plan_table
@@ -180,7 +180,11 @@ class Landing:
         Such DDL rewrites nothing, so chunks before and after it would be mixed in silence.
         """
         now = self._source.table_now(plan.settings.source)
-        if fingerprint_of(plan.settings, now) != plan.fingerprint:
+        try:
+            is_same = fingerprint_of(plan.settings, now) == plan.fingerprint
+        except SchemaMismatch:  # a column the settings name is gone
+            is_same = False
+        if not is_same:
             raise SourceUnavailable(
                 f'"{plan.settings.source}" was altered during the run',
                 "Its columns or types are not those the first chunk was read with. "

@@ -105,7 +105,7 @@ def hold(session: Session, lease: Lease) -> None:
         raise LeaseHeld(
             f'the lease of "{lease.target}" was taken over by another run',
             f"Run {lease.run_id} was silent for more than {EXPIRY_SECONDS:g} s.",
-            "Nothing was lost: the other run publishes.",
+            'Run again after the other run has ended; "extract-load status" shows it.',
         )
 
 

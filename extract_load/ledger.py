@@ -13,7 +13,7 @@ from typing import Any
 from psycopg2 import sql
 from psycopg2.extras import Json
 
-from extract_load.connection import WRITE, Session
+from extract_load.connection import Session
 from extract_load.errors import TargetError
 from extract_load.identifiers import TableName
 from extract_load.sql import queries
@@ -250,12 +250,6 @@ def forget_checkpoints(session: Session, target: TableName) -> None:
                 sql.Literal(target.table),
             )
         )
-
-
-def in_ledger(session: Session, statement: str, facts: Mapping[str, Any]) -> None:
-    """Runs one of the ledger's statements in a transaction of its own."""
-    with session.transaction(WRITE):
-        session.execute(queries("ledger")[statement], facts)
 
 
 def _named(target: TableName) -> dict[str, Any]:

@@ -159,4 +159,7 @@ def _locks(plan: TablePlan) -> list[str]:
     source = f"source {plan.settings.source}: ACCESS SHARE ({how}, one snapshot)"
     if plan.publish is Publish.FIRST_LOAD:
         return [source]
-    return [source, f"target {plan.settings.target}: ROW EXCLUSIVE (readers never wait)"]
+    locks = [source, f"target {plan.settings.target}: ROW EXCLUSIVE (readers never wait)"]
+    if _ddl(plan):
+        locks.append(f"target {plan.settings.target}: ACCESS EXCLUSIVE for a moment")
+    return locks

@@ -124,7 +124,7 @@ def plan_table(
     """
     key = _key(settings, source)
     contract = make_contract(source, _landed(settings, source, key), key)
-    fingerprint = fingerprint_of(settings, source)
+    fingerprint = _fingerprint(settings, source, contract, key)
     _require_ours(settings, target)
     if target.raw is not None:
         require_same_columns(settings, contract, target.raw, target.dependent_views)
@@ -198,11 +198,22 @@ def _require_columns(
 def fingerprint_of(settings: TableSettings, source: TableSchema) -> dict[str, Any]:
     """Returns what the content of rows depends on beside their xmin.
 
-    A missing value (ADD COLUMN ... DEFAULT), a renamed enum label, a dropped and added column or
-    another table under the same name change what is read without a new xmin on any row.
+    Raises:
+        SchemaMismatch: If the table no longer has a column that the settings name.
     """
     key = _key(settings, source)
     contract = make_contract(source, _landed(settings, source, key), key)
+    return _fingerprint(settings, source, contract, key)
+
+
+def _fingerprint(
+    settings: TableSettings, source: TableSchema, contract: TypeContract, key: tuple[str, ...]
+) -> dict[str, Any]:
+    """Everything that changes what is read without a new xmin on any row.
+
+    A missing value (ADD COLUMN ... DEFAULT), a renamed enum label, a dropped and added column or
+    another table under the same name change what is read without a new xmin on any row.
+    """
     landed = [column for column in source.columns if column.name in contract.names]
     is_incremental = settings.sync_mode is SyncMode.INCREMENTAL_SYNC
     return {
@@ -235,8 +246,8 @@ def _require_ours(settings: TableSettings, target: TargetState) -> None:
     if target.watermark is None or target.watermark.target_oid != target.raw.oid:
         raise TargetError(
             f'"{settings.target}" in target "{settings.target_connection}" is somebody else\'s',
-            "The table is there, and the ledger did not create it.",
-            "Name another target, or move the table away; this version adopts none.",
+            "The table is there, but the ledger does not know it, or knows one with another OID.",
+            'Name another table with "target", or move this one away; this version adopts none.',
         )
 
 
@@ -264,12 +275,14 @@ def _reading(
 
 def _why_not_after(watermark: Watermark, cut: ServerCut, fingerprint: dict[str, Any]) -> str | None:
     """Why nothing may be read after a watermark, whatever the mode; None where it may."""
+    saved = watermark.fingerprint or {}
+    parts = [part for part in fingerprint if saved.get(part) != fingerprint[part]]
     reasons = {
         "the watermark was reset": watermark.identity is None,
         "the source is another server, timeline or database": watermark.identity != cut.identity,
         "the source was restored to an earlier point": is_overtaken(cut, watermark),
         "the source's transaction ids went back": cut.xmax < (watermark.xid or 0),
-        "the source table or its settings changed": watermark.fingerprint != fingerprint,
+        f"changed since the last publish: {', '.join(parts)}": watermark.fingerprint != fingerprint,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

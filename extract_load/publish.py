@@ -25,7 +25,7 @@ from extract_load.difference import (
     purge_tombstones,
     update_different,
 )
-from extract_load.errors import TargetError, VerificationFailed
+from extract_load.errors import TargetError, TargetUnavailable, VerificationFailed
 from extract_load.identifiers import TableName
 from extract_load.load import Load, drop_scratch
 from extract_load.modes import MODES, cursor_of
@@ -76,26 +76,26 @@ def publish(
         allow_deletes: Whether the guards are off.
 
     Raises:
-        VerificationFailed: If checkpoints or counts do not add up.
+        VerificationFailed: If counts do not add up.
         GuardTripped: If too much would be deleted.
         LeaseHeld: If another run took the lease over.
-        TargetUnavailable: If another transaction changed the same rows; trying again may help.
+        TargetUnavailable: If another transaction changed the same rows, or the target lost chunks
+            in a crash; trying again may help.
     """
     plan = load.plan
     with session.transaction(WRITE_CONSISTENT, doing=f'publish "{plan.settings.target}"'):
         lease.hold(session, load.lease)
         _require_same_table(session, plan)
-        staged = _verified_staged_rows(session, load, facts)
+        scratch_rows = _verified_scratch_rows(session, load, facts)
         loaded_at = _loaded_at(session, plan)
+        cursor_value = _cursor_value(session, plan)  # before a first load is given its name
         if plan.publish is Publish.FIRST_LOAD:
-            applied = _Applied(inserted=staged)
-            watermark = _cursor_value(session, plan)
+            applied = _Applied(inserted=scratch_rows)
             _name_first_load(session, plan, loaded_at)
         else:
             applied = _apply(session, plan, facts, loaded_at, allow_deletes=allow_deletes)
-            watermark = _cursor_value(session, plan)
         _verify_live_rows(session, plan, facts)
-        _write_watermark(session, load, loaded_at, watermark)
+        _write_watermark(session, load, loaded_at, cursor_value)
         drop_scratch(session, load)
         ledger.forget_checkpoints(session, load.target)
         published_at = session.execute("SELECT clock_timestamp()::text")[0][0]
@@ -105,7 +105,7 @@ def publish(
         rows_inserted=applied.inserted,
         rows_updated=applied.updated,
         rows_deleted=applied.deleted,
-        rows_unchanged=staged - applied.inserted - applied.updated,
+        rows_unchanged=scratch_rows - applied.inserted - applied.updated,
         rows_late=applied.late,
     )
 
@@ -131,7 +131,7 @@ def _require_same_table(session: Session, plan: TablePlan) -> None:
         )
 
 
-def _verified_staged_rows(session: Session, load: Load, facts: SourceFacts) -> int:
+def _verified_scratch_rows(session: Session, load: Load, facts: SourceFacts) -> int:
     """Rows in scratch, proved to be those of every planned chunk."""
     plan = load.plan
     found = ledger.read_checkpoints(session, plan.checkpoints, load.run_id, load.target)
@@ -140,19 +140,21 @@ def _verified_staged_rows(session: Session, load: Load, facts: SourceFacts) -> i
         planned.add(MISSING_ROWS_CHUNK)
     loaded = {checkpoint.chunk for checkpoint in found}
     if loaded != planned:
-        raise VerificationFailed(
+        raise TargetUnavailable(
             f'{len(planned - loaded)} of {len(planned)} chunks of "{plan.settings.source}" '
             f'are not in target "{plan.settings.target_connection}" any more',
             "Their checkpoints are gone, as after a crash of the target. Nothing was published.",
             "Run again: the table starts over.",
         )
     copied = sum(checkpoint.rows for checkpoint in found)
-    staged = _count(session, plan.scratch)
-    if plan.verifies_counts and staged != copied:
-        raise _failed(plan, f"the scratch table has {staged} rows, its chunks brought {copied}")
-    if plan.verifies_counts and plan.is_baseline and facts.rows != staged:
-        raise _failed(plan, f"the snapshot has {facts.rows} rows, {staged} arrived")
-    return staged
+    scratch_rows = _count(session, plan.scratch)
+    if plan.verifies_counts and scratch_rows != copied:
+        raise _failed(
+            plan, f"the scratch table has {scratch_rows} rows, its chunks brought {copied}"
+        )
+    if plan.verifies_counts and plan.is_baseline and facts.rows != scratch_rows:
+        raise _failed(plan, f"the snapshot has {facts.rows} rows, {scratch_rows} arrived")
+    return scratch_rows
 
 
 def _verify_live_rows(session: Session, plan: TablePlan, facts: SourceFacts) -> None:

@@ -156,7 +156,7 @@ def text_table(
         heads: Column heads.
         rows: Cells as text.
         right_from: Columns from this one on are aligned right, but for the last.
-        width: Characters a line may have; None measures the terminal.
+        width: Characters a line may have; None allows 200.
     """
     from rich.console import Console  # noqa: PLC0415 - 50 ms that `--output json` never needs
     from rich.table import Table  # noqa: PLC0415
@@ -181,26 +181,25 @@ def bytes_text(count: int) -> str:
     """
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
+        if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
 
 
 def peak_rss_bytes() -> int:
-    """Returns the most memory this process held; a child's peak is added.
+    """Returns the most memory this process held.
 
     Linux's VmHWM starts anew with each program; getrusage would report what a forking parent
     held before it.
     """
     status = Path("/proc/self/status")
     scale = 1 if sys.platform == "darwin" else 1024
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale
     if status.exists():
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale + children
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def _plain(cell: str) -> str:

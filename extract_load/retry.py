@@ -45,6 +45,8 @@ _REFUSED = {
 }
 """Texts of a server that answered and will answer the same again."""
 
+_RUN_AGAIN = "Run again: what was published stays, the table at hand starts over."
+_LOOK = "Look for the cause in what the server said, mend it, and run again."
 _HINTS = {
     "42501": "Grant the role what it lacks, then run again; nothing was published.",
     "53100": "Make space on the server's disk, then run again.",
@@ -71,7 +73,7 @@ def error_from(exc: psycopg2.Error, side: Side, doing: str) -> ExtractLoadError:
     error = kind(
         f"could not {doing}",
         f"The {side} said: {said}" + (f" ({more})" if more else "") + _state_note(state),
-        _HINTS.get(state or "", "Run again; it goes on from what stands." if retryable else ""),
+        _HINTS.get(state or "", _RUN_AGAIN if retryable else _LOOK),
     )
     error.sqlstate = state
     return error

@@ -119,9 +119,7 @@ class Run:
             self._registry.cancel_all()
             raise
         finally:
-            self._heartbeat.stop()
-            for source in self._sources.values():
-                source.close()
+            self._close_sources()
         report = RunReport(
             run_id=self.run_id,
             started_at=started_at,
@@ -138,8 +136,12 @@ class Run:
         try:
             return tuple(self._planned(table) for table in self._tables if table.enabled)
         finally:
-            for source in self._sources.values():
-                source.close()
+            self._close_sources()
+
+    def _close_sources(self) -> None:
+        self._heartbeat.stop()
+        for source in self._sources.values():
+            source.close()
 
     def _planned(self, table: TableSettings) -> PlannedTable:
         try:
@@ -195,7 +197,8 @@ class Run:
                 lambda older: self._newer_source(table, older),
             )
             with self._session(parameters) as session:
-                ledger.in_ledger(session, "start_table_run", _facts(self.run_id, table, result))
+                with session.transaction():
+                    ledger.start_table_run(session, _facts(self.run_id, table, result))
                 publication = landing.run(session, self._options.landing, self._options.progress)
                 result = replace(
                     _with_counts(result, landing),

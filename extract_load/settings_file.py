@@ -74,7 +74,7 @@ def settings_from_document(
         problems.append(Problem("", "tables", "needed: a list of at least one table."))
         declared = []
     run_keys = {key: value for key, value in top.items() if key != "tables"}
-    run = _validated(_run, run_keys, "", RUN_KEYS, problems)
+    run = _validated(_run, run_keys, "", RUN_KEYS | {"tables"}, problems)
     connections = _connections(run_keys, environ)
     tables = [
         table
@@ -183,7 +183,7 @@ def _validated_table(
     keys: Document, label: str, prefix: str, problems: list[Problem]
 ) -> TableSettings | None:
     found: list[Problem] = []
-    table = _validated(_table, keys, label, TABLE_KEYS, found)
+    table = _validated(_table, keys, label, TABLE_KEYS | {"targets"}, found)
     if table is not None:
         found += [Problem(label, *problem) for problem in _problems_within(table)]
     problems += [replace(problem, key=prefix + problem.key) for problem in found]

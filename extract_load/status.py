@@ -37,9 +37,16 @@ class TableStatus:
 
 
 def read_statuses(
-    tables: tuple[TableSettings, ...], connections: Mapping[str, ConnectionParameters]
+    tables: tuple[TableSettings, ...],
+    declared: tuple[TableSettings, ...],
+    connections: Mapping[str, ConnectionParameters],
 ) -> tuple[TableStatus, ...]:
-    """Returns the state of every table the settings name, then of raw tables they do not.
+    """Returns the state of the selected tables, then of raw tables that no settings name.
+
+    Args:
+        tables: Those selected. With a selection, unmanaged raw tables are not shown.
+        declared: All tables of the settings.
+        connections: By connection id.
 
     Raises:
         TargetError: If a target cannot be read.
@@ -50,6 +57,7 @@ def read_statuses(
         for status in _of_target(
             connections[conn_id], [t for t in tables if t.target_connection == conn_id]
         )
+        if status.managed or tables == declared
     )
 
 

@@ -167,6 +167,24 @@ def test_a_raw_table_the_settings_no_longer_name_is_listed_as_unmanaged(
     assert managed == {"raw_data.digitalocean_other": True, "raw_data.digitalocean_users": False}
 
 
+def test_a_selection_makes_no_table_unmanaged(
+    users: Database, target: Database, tmp_path: Path
+) -> None:
+    users.execute("CREATE TABLE public.other (id int PRIMARY KEY)")
+    other = {"source": "public.other", "target": "raw_data.digitalocean_other"}
+    path = write_settings(tmp_path / "both.yml", USERS, other)
+    run_json(path, users, target)
+
+    done = extract_load(
+        *("status", "--config", str(path), "--output", "json", "--select", "public.users"),
+        environment=environment(users, target),
+    )
+
+    assert [(t["target"], t["managed"]) for t in done.json["tables"]] == [
+        ("raw_data.digitalocean_users", True)
+    ]
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -408,5 +426,6 @@ def test_wrong_arguments_end_with_2() -> None:
     done = extract_load("run", "--output", "xml")
     assert done.status == 2
     assert "'xml' is not one of" in done.stderr
-    assert extract_load("verify").status == 2
+    assert_error(extract_load("verify"), 2, '"verify" is not built yet', "plan, reset, run, status")
+    assert extract_load("nothing").status == 2
     assert PROGRAM.exists()

@@ -101,7 +101,7 @@ def test_full_sync_always_reads_everything() -> None:
 
 
 SERVER = "the source is another server, timeline or database"
-CHANGED = "the source table or its settings changed"
+CHANGED = "changed since the last publish: "
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ CHANGED = "the source table or its settings changed"
 )
 def test_a_watermark_that_does_not_hold(changed: dict[str, Any], told: str) -> None:
     table = settings(**XMIN)
-    assert reason(table, saved(table, **changed)) == told
+    assert (reason(table, saved(table, **changed)) or "").startswith(told)
 
 
 def test_a_window_of_all_transaction_ids_is_no_window() -> None:
@@ -150,7 +150,7 @@ def columns(**changes: Any) -> TableSchema:
 )
 def test_what_changes_content_without_a_new_xmin_is_a_baseline(schema: TableSchema) -> None:
     table = settings(**XMIN)
-    assert reason(table, saved(table), schema) == CHANGED
+    assert (reason(table, saved(table), schema) or "").startswith(CHANGED)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,9 @@ def test_what_changes_content_without_a_new_xmin_is_a_baseline(schema: TableSche
 )
 def test_settings_that_change_what_belongs_are_a_baseline(keys: dict[str, Any]) -> None:
     before = saved(settings(**XMIN))
-    assert reason(settings(**XMIN, **keys), before) == CHANGED
+    assert reason(settings(**XMIN, **keys), before) == CHANGED + next(iter(keys)).replace(
+        "primary_key", "key"
+    )
 
 
 def test_settings_that_do_not_are_none() -> None:
@@ -172,7 +174,7 @@ def test_settings_that_do_not_are_none() -> None:
 
 def test_another_cursor_is_a_baseline() -> None:
     before = saved(settings(**CURSOR))
-    assert reason(settings(**{**CURSOR, "incremental_field": "id"}), before) == CHANGED
+    assert reason(settings(**{**CURSOR, "incremental_field": "id"}), before) == CHANGED + "cursor"
 
 
 def test_a_snapshot_is_overtaken_by_what_was_published_after_it_began() -> None:
