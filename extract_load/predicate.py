@@ -60,7 +60,7 @@ def parse_predicate(written: str) -> Predicate:
         )
         raise ValueError(msg)
     # Not written again from the tree: postgast 0.2.0 drops parentheses that matter, as in
-    # "(a OR b) IS NOT TRUE". The line break ends a comment.
+    # "NOT (a AND b) IS NOT NULL". The line break ends a comment.
     enclosed = f"({written}\n)"
     if not _means_the_same(enclosed, tree):
         msg = f"{written!r} does not stand alone; write one expression"
