@@ -8,35 +8,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from extract_load.config import Settings, SyncMode, TableSettings
+    from extract_load.config import RunSettings, Settings, SizeDefaults, SyncMode, TableSettings
     from extract_load.connection_parameters import (
         ConnectionParameters,
         Resolver,
         connection_from_airflow,
         resolve_connection,
     )
-    from extract_load.dbt_sources import load_dbt_project, settings_from_manifest
-    from extract_load.errors import ConfigError, ExtractLoadError
+    from extract_load.dbt_sources import (
+        dbt_project_document,
+        load_dbt_project,
+        settings_from_manifest,
+    )
+    from extract_load.errors import ConfigError, ExtractLoadError, Problem
+    from extract_load.identifiers import TableName, parse_table_name
     from extract_load.landing import LandingOptions
     from extract_load.report import RunReport, TableResult
     from extract_load.runner import RunOptions, run
-    from extract_load.settings_file import load_settings_file, settings_from_document
+    from extract_load.settings_file import (
+        load_settings_file,
+        problems_of,
+        read_yaml,
+        settings_from_document,
+    )
 
 __all__ = [
     "ConfigError",
     "ConnectionParameters",
     "ExtractLoadError",
     "LandingOptions",
+    "Problem",
     "Resolver",
     "RunOptions",
     "RunReport",
+    "RunSettings",
     "Settings",
+    "SizeDefaults",
     "SyncMode",
+    "TableName",
     "TableResult",
     "TableSettings",
     "connection_from_airflow",
+    "dbt_project_document",
     "load_dbt_project",
     "load_settings_file",
+    "parse_table_name",
+    "problems_of",
+    "read_yaml",
     "resolve_connection",
     "run",
     "settings_from_document",
@@ -44,19 +62,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "config": ("Settings", "SyncMode", "TableSettings"),
+    "config": ("RunSettings", "Settings", "SizeDefaults", "SyncMode", "TableSettings"),
     "connection_parameters": (
         "ConnectionParameters",
         "Resolver",
         "connection_from_airflow",
         "resolve_connection",
     ),
-    "dbt_sources": ("load_dbt_project", "settings_from_manifest"),
-    "errors": ("ConfigError", "ExtractLoadError"),
+    "dbt_sources": ("dbt_project_document", "load_dbt_project", "settings_from_manifest"),
+    "errors": ("ConfigError", "ExtractLoadError", "Problem"),
+    "identifiers": ("TableName", "parse_table_name"),
     "landing": ("LandingOptions",),
     "report": ("RunReport", "TableResult"),
     "runner": ("RunOptions", "run"),
-    "settings_file": ("load_settings_file", "settings_from_document"),
+    "settings_file": (
+        "load_settings_file",
+        "problems_of",
+        "read_yaml",
+        "settings_from_document",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

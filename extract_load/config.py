@@ -5,7 +5,8 @@ into these values.
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -122,6 +123,22 @@ _STRICT_KEYS = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizeDefaults:
+    """What holds for tables up to a number of rows; what is None is as it was."""
+
+    __pydantic_config__: ClassVar[Any] = _STRICT_KEYS
+
+    max_rows: Annotated[int, Field(ge=0)] | None = None
+    """Estimated rows of the largest of these tables; None: no table is larger."""
+    chunk_mode: bool | None = None
+    """False: the table is one chunk."""
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Rows a chunk aims at."""
+    max_retries: Annotated[int, Field(ge=0)] | None = None
+    """How often a chunk is tried again after a fault that may pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableSettings:
     """One source table, the raw table it lands in, and how."""
 
@@ -177,6 +194,9 @@ class TableSettings:
     """For people."""
     source_description: str = ""
     """For people."""
+    by_size: tuple[SizeDefaults, ...] = ()
+    """Keys by the table's size, smallest first. They win: who fills it leaves out what the
+    table sets itself."""
 
     @property
     def follows_deletes(self) -> Deletes:
@@ -186,6 +206,19 @@ class TableSettings:
         if self.sync_mode is SyncMode.INCREMENTAL_SYNC:
             return Deletes.IGNORE
         return Deletes.HARD
+
+    def sized(self, rows: int) -> "TableSettings":
+        """Returns the settings of a table of this size.
+
+        Args:
+            rows: As the source estimates them; negative where nobody knows.
+        """
+        fitting = (one for one in self.by_size if one.max_rows is None or rows <= one.max_rows)
+        size = next(fitting, None) if rows >= 0 else None
+        if size is None:
+            return self
+        keys = {key: getattr(size, key) for key in ("chunk_mode", "batch_size", "max_retries")}
+        return replace(self, **{key: value for key, value in keys.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +246,8 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
     origin: str = "settings"
     """Where they were read, for messages."""
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What they were read from, as it was written."""
 
 
 NOT_BUILT_KEYS = frozenset(

@@ -32,6 +32,20 @@ def load_dbt_project(project_dir: Path, environ: Mapping[str, str]) -> Settings:
     Raises:
         ConfigError: If there is no project, or the declarations hold any problem.
     """
+    document = dbt_project_document(project_dir, environ)
+    return settings_from_document(document, f'dbt project "{project_dir}"', environ)
+
+
+def dbt_project_document(project_dir: Path, environ: Mapping[str, str]) -> Document:
+    """Returns what the sources of a dbt project declare as a settings document, not yet checked.
+
+    Args:
+        project_dir: The folder with `dbt_project.yml` in it.
+        environ: For `env_var()`.
+
+    Raises:
+        ConfigError: If there is no project, or it cannot be read.
+    """
     project_file = project_dir / "dbt_project.yml"
     if not project_file.is_file():
         raise ConfigError(
@@ -51,8 +65,7 @@ def load_dbt_project(project_dir: Path, environ: Mapping[str, str]) -> Settings:
         for table in source.get("tables") or ()
         if "extract_load" in _meta(table) and render(_is_enabled(source, table))
     ]
-    origin = f'dbt project "{project_dir}"'
-    return settings_from_document(_document(declared), origin, environ)
+    return _document(declared)
 
 
 def settings_from_manifest(

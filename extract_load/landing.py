@@ -225,7 +225,7 @@ class Landing:
                 return load_chunk(session, self._source, load, chunk)
 
         started = time.monotonic()
-        stats = attempt(once, attempts=1 + self._table.max_retries, on_retry=self._on_retry)
+        stats = attempt(once, attempts=1 + load.plan.settings.max_retries, on_retry=self._on_retry)
         self.counts.add_chunk()
         if stats is not None:
             self.counts.add(stats)

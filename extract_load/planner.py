@@ -122,6 +122,7 @@ def plan_table(
         SchemaMismatch: If key, cursor or columns do not fit.
         TargetError: If the raw table is somebody else's.
     """
+    settings = settings.sized(source.estimated_rows)
     key = _key(settings, source)
     contract = make_contract(source, _landed(settings, source, key), key)
     fingerprint = _fingerprint(settings, source, contract, key)

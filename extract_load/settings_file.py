@@ -5,7 +5,7 @@ opened.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,7 +86,7 @@ def settings_from_document(
     if problems or run is None:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise ConfigError(f"{origin} has {count}", hint=_HINT, problems=problems)
-    return Settings(tables=landed, run=run, origin=origin)
+    return Settings(tables=landed, run=run, origin=origin, document=top)
 
 
 def read_yaml(path: Path) -> Any:
@@ -200,13 +200,26 @@ def _validated(
     try:
         return adapter.validate_python(keys)
     except ValidationError as exc:
-        for error in exc.errors(include_url=False):
-            key = str(error["loc"][0]) if error["loc"] else ""
-            problems.append(Problem(label, key, _sentence(error, key, known)))
+        problems += problems_of(exc, label, known)
         return None
 
 
-def _sentence(error: Mapping[str, Any], key: str, known: frozenset[str]) -> str:
+def problems_of(exc: ValidationError, label: str, known: Collection[str]) -> list[Problem]:
+    """Returns what pydantic found wrong with a mapping of keys, in our words.
+
+    Args:
+        exc: What it raised.
+        label: What the keys belong to.
+        known: The keys there are, to tell which one a typo was meant for.
+    """
+    found = []
+    for error in exc.errors(include_url=False):
+        key = str(error["loc"][0]) if error["loc"] else ""
+        found.append(Problem(label, key, _sentence(error, key, known)))
+    return found
+
+
+def _sentence(error: Mapping[str, Any], key: str, known: Collection[str]) -> str:
     """What pydantic found, in our words."""
     if error["type"] == "unexpected_keyword_argument":
         return _unknown_key(key, known)
@@ -222,7 +235,7 @@ def _sentence(error: Mapping[str, Any], key: str, known: frozenset[str]) -> str:
     return f"{text[0].lower()}{text[1:]}, not {error['input']!r}."
 
 
-def _unknown_key(key: str, known: frozenset[str]) -> str:
+def _unknown_key(key: str, known: Collection[str]) -> str:
     if key in NOT_BUILT_KEYS:
         return "not built yet in this version; remove the key."
     near = difflib.get_close_matches(key, known, n=1)

@@ -6,7 +6,11 @@ import pytest
 import yaml
 
 from extract_load.config import Deletes, SyncMode
-from extract_load.dbt_sources import load_dbt_project, settings_from_manifest
+from extract_load.dbt_sources import (
+    dbt_project_document,
+    load_dbt_project,
+    settings_from_manifest,
+)
 from extract_load.errors import ConfigError
 
 SOURCES = """
@@ -65,6 +69,22 @@ def test_defaults_are_merged_below_a_tables_own_keys(project: Path) -> None:
     assert orders.follows_deletes is Deletes.SOFT
     assert users.source_connection == "digitalocean_postgres"
     assert settings.run.tables_in_parallel == 3
+
+
+def test_what_is_declared_can_be_read_without_being_checked(project: Path) -> None:
+    document = dbt_project_document(project, {})
+
+    assert document["tables_in_parallel"] == 3
+    assert document["tables"][1] == {
+        "source": "public.orders",
+        "target": "raw_data.orders",
+        "source_connection": "digitalocean_postgres",
+        "target_connection": "postgres_default",
+        "sync_mode": "xmin_incremental",
+        "batch_size": 20,
+        "deletes": "soft",
+    }
+    assert load_dbt_project(project, {}).document == document
 
 
 def test_env_var_and_var_are_rendered(project: Path) -> None:

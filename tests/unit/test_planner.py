@@ -172,6 +172,20 @@ def test_settings_that_do_not_are_none() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "chunks"),
+    [(999, 50_000, 1), (1000, 50_000, 1), (1001, 100, 12), (-1, 50_000, 1)],
+    ids=["small", "still small", "not small", "nobody knows"],
+)
+def test_a_tables_size_decides_how_it_is_cut(rows: int, batch_size: int, chunks: int) -> None:
+    sizes = [{"max_rows": 1000, "chunk_mode": False}, {"batch_size": 100, "max_retries": 9}]
+    table = settings(by_size=sizes)
+    plan = plan_table(table, replace(SCHEMA, estimated_rows=rows), CUT, TargetState(None, None))
+    assert plan.settings.batch_size == batch_size
+    assert plan.settings.max_retries == (9 if rows > 1000 else 3)
+    assert len(plan.chunks) == chunks
+
+
 def test_another_cursor_is_a_baseline() -> None:
     before = saved(settings(**CURSOR))
     assert reason(settings(**{**CURSOR, "incremental_field": "id"}), before) == CHANGED + "cursor"

@@ -68,6 +68,13 @@ def test_a_key_is_one_name_or_a_list() -> None:
     assert one(primary_key=["a", "b"]).primary_key == ("a", "b")
 
 
+def test_settings_know_what_they_were_read_from() -> None:
+    """Who merges other keys over them must know what was written, and what is a default."""
+    table = {"source": "public.a", "target": "raw.a", "primary_key": "id"}
+    document = {"source_connection": "s", "target_connection": "t", "tables": [table]}
+    assert settings_from_document(document, "test").document == document
+
+
 def test_connections_come_from_the_environment_where_nobody_names_them() -> None:
     environ = {"SOURCE_POSTGRES_CONN_ID": "fs2_postgres", "TARGET_POSTGRES_CONN_ID": "here"}
 
