@@ -1,0 +1,1 @@
+def alert_on_failure(context): pass
