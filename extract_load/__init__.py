@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from extract_load.errors import ConfigError, ExtractLoadError, Problem
     from extract_load.identifiers import TableName, parse_table_name
     from extract_load.landing import LandingOptions
+    from extract_load.published import already_published
     from extract_load.report import RunReport, TableResult
     from extract_load.runner import RunOptions, run
     from extract_load.settings_file import (
@@ -48,6 +49,7 @@ __all__ = [
     "TableName",
     "TableResult",
     "TableSettings",
+    "already_published",
     "connection_from_airflow",
     "dbt_project_document",
     "load_dbt_project",
@@ -73,6 +75,7 @@ _HOMES = {
     "errors": ("ConfigError", "ExtractLoadError", "Problem"),
     "identifiers": ("TableName", "parse_table_name"),
     "landing": ("LandingOptions",),
+    "published": ("already_published",),
     "report": ("RunReport", "TableResult"),
     "runner": ("RunOptions", "run"),
     "settings_file": (
