@@ -49,6 +49,8 @@ class LandingCounts:
     bytes_read: int = 0
     chunks: int = 0
     retries: int = 0
+    loading_since: float = field(default_factory=time.monotonic)
+    """When the first chunk began, on the monotonic clock."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, stats: CopyStats) -> None:
@@ -210,6 +212,7 @@ class Landing:
     def _load_chunks(self, load: Load, progress: Progress) -> None:
         """Loads every chunk, `parallel_workers` at a time; the first error stops the rest."""
         workers = min(self._table.parallel_workers, len(load.plan.chunks))
+        self.counts.loading_since = time.monotonic()
         with ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool:
             futures = [
                 pool.submit(copy_context().run, self._load_chunk, load, chunk, progress)

@@ -12,12 +12,19 @@ from airflow.sdk import Asset, BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from common.connections import airflow_connection
-from extract_load import ExtractLoadError, RunOptions, RunReport, Settings, TableSettings, run
+from extract_load import (
+    ExtractLoadError,
+    RunOptions,
+    RunReport,
+    Settings,
+    TableSettings,
+    message_and_facts,
+    run,
+)
 
 logger = logging.getLogger(__name__)
 
 _REPORT_WIDTH = 160
-_NO_FACTS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airflow
@@ -116,5 +123,4 @@ class _Told(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Logs it."""
-        facts = (f"{key}={fact}" for key, fact in vars(record).items() if key not in _NO_FACTS)
-        logger.log(record.levelno, "%s", " ".join([record.getMessage(), *facts]))
+        logger.log(record.levelno, "%s", message_and_facts(record))
