@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from extract_load.errors import ConfigError, ExtractLoadError, Problem
     from extract_load.identifiers import TableName, parse_table_name
     from extract_load.landing import LandingOptions
+    from extract_load.log import message_and_facts
+    from extract_load.progress import progress_lines
+    from extract_load.published import already_published
     from extract_load.report import RunReport, TableResult
     from extract_load.runner import RunOptions, run
     from extract_load.settings_file import (
@@ -49,13 +52,16 @@ __all__ = [
     "TableName",
     "TableResult",
     "TableSettings",
+    "already_published",
     "check_connection",
     "connection_from_airflow",
     "dbt_project_document",
     "load_dbt_project",
     "load_settings_file",
+    "message_and_facts",
     "parse_table_name",
     "problems_of",
+    "progress_lines",
     "read_yaml",
     "resolve_connection",
     "run",
@@ -76,6 +82,9 @@ _HOMES = {
     "errors": ("ConfigError", "ExtractLoadError", "Problem"),
     "identifiers": ("TableName", "parse_table_name"),
     "landing": ("LandingOptions",),
+    "log": ("message_and_facts",),
+    "progress": ("progress_lines",),
+    "published": ("already_published",),
     "report": ("RunReport", "TableResult"),
     "runner": ("RunOptions", "run"),
     "settings_file": (

@@ -99,6 +99,14 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _since(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--since",
+        metavar="VALUE",
+        help="Lower the low bound of incremental_sync to this cursor value, for this run.",
+    )(command)
+
+
 class _Command(click.Command):
     """A command whose errors are printed in our form."""
 
@@ -146,6 +154,7 @@ def cli() -> None:
 @cli.command(cls=_Command)
 @_common
 @click.option("--full-refresh", is_flag=True, help="Read whole tables; nothing is dropped.")
+@_since
 @click.option("--allow-deletes", is_flag=True, help="Switch the delete guards off for this run.")
 @click.option("--workers", type=click.IntRange(1, 32), help="Chunks at a time, for every table.")
 @click.option(
@@ -164,8 +173,11 @@ def run(**options: Any) -> int:
     from extract_load import runner
     from extract_load.landing import LandingOptions
     from extract_load.progress import progress_bars
+    from extract_load.selection import require_cursor, select_tables
 
     settings, environ = _load(options)
+    if options["since"] is not None:
+        require_cursor(select_tables(settings, options["select"], options["target"]))
     with progress_bars(enabled=options["output"] == "text") as progress:
         report = runner.run(
             settings,
@@ -175,6 +187,7 @@ def run(**options: Any) -> int:
                 targets=options["target"],
                 landing=LandingOptions(
                     full_refresh=options["full_refresh"],
+                    since=options["since"],
                     allow_deletes=options["allow_deletes"],
                     wait_seconds=options["wait"],
                 ),
@@ -189,21 +202,22 @@ def run(**options: Any) -> int:
 @cli.command(cls=_Command)
 @_common
 @click.option("--full-refresh", is_flag=True, help="Plan as if run had it.")
+@_since
 def plan(**options: Any) -> int:
     """Shows what a run would do. Creates nothing, reads no row."""
     from extract_load import runner
     from extract_load.landing import LandingOptions
     from extract_load.plan_report import plan_as_dict, plans_as_text
-    from extract_load.selection import resolve_all, select_tables
+    from extract_load.selection import require_cursor, resolve_all, select_tables
 
     settings, environ = _load(options)
     tables = select_tables(settings, options["select"], options["target"])
+    if options["since"] is not None:
+        require_cursor(tables)
     connections = resolve_all(tables, environ, None)
+    landing = LandingOptions(full_refresh=options["full_refresh"], since=options["since"])
     planned = runner.Run(
-        settings,
-        tables,
-        connections,
-        runner.RunOptions(landing=LandingOptions(full_refresh=options["full_refresh"])),
+        settings, tables, connections, runner.RunOptions(landing=landing)
     ).plan_all()
     _print(
         options,

@@ -69,9 +69,19 @@ class Session:
     """
 
     def __init__(
-        self, parameters: ConnectionParameters, side: Side, name: str = "extract-load"
+        self,
+        parameters: ConnectionParameters,
+        side: Side,
+        name: str = "extract-load",
+        attempts: int = CONNECT_ATTEMPTS,
     ) -> None:
         """Connects, trying again for about three seconds while the server cannot be reached.
+
+        Args:
+            parameters: Where to.
+            side: Which side of a run the server stands on.
+            name: The session's application_name.
+            attempts: How often to try.
 
         Raises:
             SourceUnavailable: Or TargetUnavailable, if nobody answered.
@@ -80,7 +90,7 @@ class Session:
         self.parameters = parameters
         self.side = side
         self._name = name
-        self._raw = attempt(self._connect, attempts=CONNECT_ATTEMPTS)
+        self._raw = attempt(self._connect, attempts=attempts)
         self._raw.autocommit = True
 
     def _connect(self) -> psycopg2.extensions.connection:

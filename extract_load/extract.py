@@ -18,16 +18,31 @@ from extract_load.catalog import (
     read_source_table,
 )
 from extract_load.chunking import Chunk
+from extract_load.config import CursorType, TableSettings
 from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
-from extract_load.errors import SourceError, SourceUnavailable
+from extract_load.errors import ConfigError, SourceError, SourceUnavailable
 from extract_load.identifiers import TableName, columns_sql
+from extract_load.modes import cursor_of
 from extract_load.planner import TablePlan, lsn_number
+from extract_load.watermark import lower_of
 
 PREDICATE_PATH = "pg_catalog, public"
 """search_path of statements that hold a custom_where: its operators may live in public."""
 
 logger = log.get_logger(__name__)
+
+_NO_VALUE = "22"
+"""The SQLSTATE class of a text that is no value of its type."""
+
+_SINCE_EXAMPLES: dict[CursorType, str] = {
+    CursorType.TIMESTAMP: "2026-01-31 06:00",
+    CursorType.TIMESTAMPTZ: "2026-01-31 06:00+00",
+    CursorType.DATE: "2026-01-31",
+    CursorType.INTEGER: "1000",
+    CursorType.BIGINT: "1000",
+    CursorType.NUMERIC: "1000.5",
+}
 
 _FLUSH_WAIT_SECONDS = 30.0
 _FLUSH_POLL_SECONDS = 0.05
@@ -278,6 +293,42 @@ def estimate(session: Session, plan: TablePlan) -> Estimate:
     sent = rows * int(node["Plan Width"])
     scans_all = "Seq Scan" in node["Node Type"] or len(plan.chunks) > 1
     return Estimate(rows, sent, plan.source.table_bytes if scans_all else sent)
+
+
+def read_since(session: Session, table: TableSettings, schema: TableSchema, since: str) -> str:
+    """Returns a low bound as the source reads it: of the cursor's type, in one text form.
+
+    Args:
+        session: To the source.
+        table: Settings of a table in `incremental_sync`.
+        schema: The source table.
+        since: As the user wrote it.
+
+    Raises:
+        ConfigError: If it is no value of the cursor's type.
+        SchemaMismatch: If the table has no such cursor.
+    """
+    name, cursor_type = cursor_of(table, schema)
+    query = sql.SQL("SELECT {}::{}::text").format(sql.Literal(since), sql.SQL(cursor_type.value))
+
+    def refused(said: str) -> ConfigError:
+        return ConfigError(
+            f'since "{since}" cannot bound cursor "{name}" of "{table.source}"',
+            f"The cursor is {cursor_type}. {said} Nothing was read.",
+            f'Write "since" like {_SINCE_EXAMPLES[cursor_type]}; a full refresh reads all rows.',
+        )
+
+    try:
+        read = str(session.execute(query, doing="read the low bound")[0][0])
+    except SourceError as exc:
+        if (exc.sqlstate or "").startswith(_NO_VALUE):
+            raise refused(exc.detail + ".") from exc
+        raise
+    try:
+        lower_of(read, read, cursor_type)
+    except ValueError as exc:
+        raise refused(f'The source reads it as "{read}".') from exc
+    return read
 
 
 def require_boolean(session: Session, plan: TablePlan) -> None:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from extract_load import lease, ledger, log
 from extract_load.catalog import read_dependent_views, read_table
 from extract_load.chunking import Chunk
-from extract_load.config import Deletes, TableSettings
+from extract_load.config import Deletes, SyncMode, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
 from extract_load.errors import ExtractLoadError, SchemaMismatch, SourceUnavailable
-from extract_load.extract import SourceSnapshot, count_rows, require_boolean
+from extract_load.extract import SourceSnapshot, count_rows, read_since, require_boolean
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.planner import TablePlan, TargetState, fingerprint_of, is_overtaken, plan_table
 from extract_load.publish import Publication, SourceFacts, publish
@@ -35,6 +35,8 @@ class LandingOptions:
     """What a user may ask of one run."""
 
     full_refresh: bool = False
+    since: str | None = None
+    """Lowers the low bound of tables in `incremental_sync`, for this run."""
     allow_deletes: bool = False
     wait_seconds: float = 60.0
 
@@ -47,6 +49,8 @@ class LandingCounts:
     bytes_read: int = 0
     chunks: int = 0
     retries: int = 0
+    loading_since: float = field(default_factory=time.monotonic)
+    """When the first chunk began, on the monotonic clock."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, stats: CopyStats) -> None:
@@ -134,6 +138,8 @@ class Landing:
                 "why": plan.baseline_reason or "delta",
             },
         )
+        if plan.since_note:
+            logger.info(plan.since_note)
         prepare(session, load)
         self._load_chunks(load, progress)
         finish_scratch(session, load)
@@ -206,6 +212,7 @@ class Landing:
     def _load_chunks(self, load: Load, progress: Progress) -> None:
         """Loads every chunk, `parallel_workers` at a time; the first error stops the rest."""
         workers = min(self._table.parallel_workers, len(load.plan.chunks))
+        self.counts.loading_since = time.monotonic()
         with ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool:
             futures = [
                 pool.submit(copy_context().run, self._load_chunk, load, chunk, progress)
@@ -278,9 +285,13 @@ def look_and_plan(
         table: Its settings.
         source: The snapshot it would be read in.
         session: To the target.
-        options: Only `full_refresh` matters.
+        options: Only `full_refresh` and `since` matter.
     """
     schema = source.table(table.source)
+    since = options.since
+    if since is not None and table.sync_mode is SyncMode.INCREMENTAL_SYNC:
+        with source.reader() as reader:
+            since = read_since(reader, table, schema, since)
     with session.transaction():
         plan = plan_table(
             table,
@@ -288,6 +299,7 @@ def look_and_plan(
             source.cut,
             _target_state(session, table),
             full_refresh=options.full_refresh,
+            since=since,
         )
     with source.reading(schema) as reader:
         require_boolean(reader, plan)

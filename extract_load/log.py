@@ -42,11 +42,15 @@ class KeyValueFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
-        own = {key: value for key, value in vars(record).items() if key not in _STANDARD}
-        facts = {**_context.get(), **own}
-        return " ".join(
-            [super().format(record), *(f"{key}={_quoted(value)}" for key, value in facts.items())]
-        )
+        return " ".join([super().format(record), *_facts(record)])
+
+
+def message_and_facts(record: logging.LogRecord) -> str:
+    """Returns a record as `published run=1f3a rows=8123`, without time and level.
+
+    To be called where the record was logged: the run and the table belong to the thread.
+    """
+    return " ".join([record.getMessage(), *_facts(record)])
 
 
 def to_stderr(level: int) -> None:
@@ -57,6 +61,11 @@ def to_stderr(level: int) -> None:
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
+
+
+def _facts(record: logging.LogRecord) -> list[str]:
+    own = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    return [f"{key}={_quoted(value)}" for key, value in {**_context.get(), **own}.items()]
 
 
 def _quoted(value: object) -> str:

@@ -17,6 +17,7 @@ from extract_load.watermark import (
     cursor_low,
     cursor_predicate,
     cursor_type_of,
+    lower_of,
     xmin_predicate,
     xmin_window,
 )
@@ -49,9 +50,14 @@ class Mode(Protocol):
         """Returns the reading of the whole table."""
 
     def delta(
-        self, table: TableSettings, schema: TableSchema, cut: ServerCut, watermark: Watermark
+        self,
+        table: TableSettings,
+        schema: TableSchema,
+        cut: ServerCut,
+        watermark: Watermark,
+        since: str | None,
     ) -> Reading:
-        """Returns what to read after the watermark."""
+        """Returns what to read after the watermark; `since` lowers the low bound of a cursor."""
 
 
 class FullSync:
@@ -70,6 +76,7 @@ class FullSync:
         schema: TableSchema,  # noqa: ARG002
         cut: ServerCut,
         watermark: Watermark,  # noqa: ARG002
+        since: str | None,  # noqa: ARG002
     ) -> Reading:
         """Returns a baseline."""
         return self.baseline(cut, "full_sync reads the whole table")
@@ -86,7 +93,12 @@ class IncrementalSync:
         return Reading(Window(None, cut.cut_at), baseline_reason=reason)
 
     def delta(
-        self, table: TableSettings, schema: TableSchema, cut: ServerCut, watermark: Watermark
+        self,
+        table: TableSettings,
+        schema: TableSchema,
+        cut: ServerCut,
+        watermark: Watermark,
+        since: str | None,
     ) -> Reading:
         """Returns the reading of the rows at or above the low bound."""
         name, cursor_type = cursor_of(table, schema)
@@ -95,6 +107,8 @@ class IncrementalSync:
         low = cursor_low(watermark.cursor_value, cursor_type, table.lookback)
         if low is None:
             return self.baseline(cut, "the watermark lies outside the calendar")
+        if since is not None:
+            low = lower_of(low, since, cursor_type)
         column = schema.column(name)
         is_nullable = column is None or not column.is_not_null
         return Reading(
@@ -120,6 +134,7 @@ class XminIncremental:
         schema: TableSchema,  # noqa: ARG002
         cut: ServerCut,
         watermark: Watermark,
+        since: str | None,  # noqa: ARG002
     ) -> Reading:
         """Returns the reading of the window between the two snapshots."""
         if watermark.xid is None:

@@ -54,7 +54,7 @@ def plan_as_dict(planned: PlannedTable) -> dict[str, Any]:
         "ddl": _ddl(plan),
         "dependent_views": list(plan.target.dependent_views),
         "locks": _locks(plan),
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.warnings, *filter(None, [plan.since_note])],
         "error": None,
     }
 

@@ -21,6 +21,8 @@ from extract_load.schema_change import require_same_columns
 from extract_load.type_contract import DELETED_AT, TypeContract, make_contract
 from extract_load.watermark import Watermark, Window
 
+_NO_RAW_TABLE = "there is no raw table yet"
+
 
 class Publish(StrEnum):
     """How the rows become visible."""
@@ -66,6 +68,8 @@ class TablePlan:
     checkpoints: TableName
     """The table of checkpoints that stands and falls with the scratch table."""
     warnings: tuple[str, ...] = ()
+    since_note: str | None = None
+    """What became of the low bound a user asked for; None where nobody did."""
 
     @property
     def is_baseline(self) -> bool:
@@ -108,6 +112,7 @@ def plan_table(
     target: TargetState,
     *,
     full_refresh: bool = False,
+    since: str | None = None,
 ) -> TablePlan:
     """Returns what a run does with a table.
 
@@ -117,6 +122,7 @@ def plan_table(
         cut: The snapshot.
         target: What stands in the target.
         full_refresh: Whether the user asked for a baseline.
+        since: The low bound a user asked for, in the source's own text form.
 
     Raises:
         SchemaMismatch: If key, cursor or columns do not fit.
@@ -129,7 +135,8 @@ def plan_table(
     _require_ours(settings, target)
     if target.raw is not None:
         require_same_columns(settings, contract, target.raw, target.dependent_views)
-    reading = _reading(settings, source, cut, target, fingerprint, full_refresh=full_refresh)
+    reason = _why_baseline(cut, target, fingerprint, full_refresh=full_refresh)
+    reading = _reading(settings, source, cut, target.watermark, reason, since)
     publish = _publish(settings, reading, target)
     return TablePlan(
         settings=settings,
@@ -150,6 +157,7 @@ def plan_table(
             SCHEMA if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA, "chunks"
         ),
         warnings=_warnings(settings, source, key),
+        since_note=_since_note(settings, reading, since),
     )
 
 
@@ -256,26 +264,44 @@ def _reading(
     settings: TableSettings,
     source: TableSchema,
     cut: ServerCut,
-    target: TargetState,
-    fingerprint: dict[str, Any],
-    *,
-    full_refresh: bool,
+    watermark: Watermark | None,
+    baseline_reason: str | None,
+    since: str | None,
 ) -> Reading:
     if settings.sync_mode is SyncMode.INCREMENTAL_SYNC:
         cursor_of(settings, source)  # a wrong cursor is told by the first run, not the second
     mode = MODES[settings.sync_mode]
+    if baseline_reason is not None or watermark is None:
+        return mode.baseline(cut, baseline_reason or _NO_RAW_TABLE)
+    return mode.delta(settings, source, cut, watermark, since)
+
+
+def _since_note(settings: TableSettings, reading: Reading, since: str | None) -> str | None:
+    """What became of the low bound a user asked for, for people."""
+    if since is None:
+        return None
+    if settings.sync_mode is not SyncMode.INCREMENTAL_SYNC:
+        return f"since is not used: {settings.sync_mode} reads by no cursor"
+    if reading.baseline_reason is not None:
+        return "since is not used: the whole table is read"
+    if reading.window.low != since:
+        return f"since is not used: {since} is not below the low bound {reading.window.low}"
+    return f"since lowers the low bound to {since}"
+
+
+def _why_baseline(
+    cut: ServerCut, target: TargetState, fingerprint: dict[str, Any], *, full_refresh: bool
+) -> str | None:
+    """Why the whole table is to be read, whatever the mode; None where it need not be."""
     if target.raw is None or target.watermark is None:
-        return mode.baseline(cut, "there is no raw table yet")
+        return _NO_RAW_TABLE
     if full_refresh:
-        return mode.baseline(cut, "asked for with --full-refresh")
-    reason = _why_not_after(target.watermark, cut, fingerprint)
-    if reason is not None:
-        return mode.baseline(cut, reason)
-    return mode.delta(settings, source, cut, target.watermark)
+        return "asked for with --full-refresh"
+    return _why_not_after(target.watermark, cut, fingerprint)
 
 
 def _why_not_after(watermark: Watermark, cut: ServerCut, fingerprint: dict[str, Any]) -> str | None:
-    """Why nothing may be read after a watermark, whatever the mode; None where it may."""
+    """Why nothing may be read after a watermark; None where it may."""
     saved = watermark.fingerprint or {}
     parts = [part for part in fingerprint if saved.get(part) != fingerprint[part]]
     reasons = {

@@ -295,15 +295,16 @@ def _loaded_at(session: Session, plan: TablePlan) -> str:
 
 
 def _cursor_value(session: Session, plan: TablePlan) -> str | None:
-    """The next cursor watermark; the last one stays when the delta held none."""
+    """The next cursor watermark; None where a baseline held none."""
     if plan.settings.sync_mode is not SyncMode.INCREMENTAL_SYNC:
         return None
     name, cursor_type = cursor_of(plan.settings, plan.source)
-    aggregate = cursor_watermark(name, cursor_type, plan.cut.cut_at)
+    watermark = plan.target.watermark
+    last = None if plan.is_baseline or watermark is None else watermark.cursor_value
+    aggregate = cursor_watermark(name, cursor_type, plan.cut.cut_at, last)
     query = sql.SQL("SELECT ({})::text FROM {}").format(aggregate, plan.scratch.sql)
     value: str | None = session.execute(query)[0][0]
-    last = plan.target.watermark
-    return value if value is not None or last is None else last.cursor_value
+    return value
 
 
 def _write_watermark(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from extract_load.config import Settings, TableSettings
+from extract_load.config import Settings, SyncMode, TableSettings
 from extract_load.connection_parameters import ConnectionParameters, Resolver, resolve_connection
 from extract_load.errors import ConfigError
 
@@ -38,6 +38,20 @@ def select_tables(
                 hint="Mend --target: the connection id of a target.",
             )
     return tuple(table for table in chosen if not targets or table.target_connection in targets)
+
+
+def require_cursor(tables: tuple[TableSettings, ...]) -> None:
+    """Refuses `--since` where no selected table reads by a cursor.
+
+    Raises:
+        ConfigError: If none is in `incremental_sync`.
+    """
+    if not any(table.enabled and table.sync_mode is SyncMode.INCREMENTAL_SYNC for table in tables):
+        raise ConfigError(
+            "--since has no table to work on",
+            "It lowers the low bound of incremental_sync; no selected table has this mode.",
+            'Leave it out, mend --select, or use "--full-refresh".',
+        )
 
 
 def _is_selected(table: TableSettings, patterns: tuple[str, ...]) -> bool:

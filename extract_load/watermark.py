@@ -145,6 +145,33 @@ def cursor_low(
         return None
 
 
+def lower_of(low: str, since: str, cursor_type: CursorType) -> str:
+    """Returns the lower of a low bound and the one a user asked for.
+
+    Args:
+        low: The bound that the watermark gives.
+        since: What the user asked for, in the source's own text form, in UTC.
+        cursor_type: What both are.
+
+    Raises:
+        ValueError: If `since` is no number, or no day of the years 1 to 9999.
+
+    Example:
+        >>> lower_of("950", "1000", CursorType.BIGINT), lower_of("950", "90", CursorType.BIGINT)
+        ('950', '90')
+    """
+    if cursor_type is CursorType.DATE:
+        is_lower = date.fromisoformat(since) < date.fromisoformat(low)
+    elif cursor_type in TEMPORAL:
+        is_lower = datetime.fromisoformat(since) < datetime.fromisoformat(low)
+    else:
+        asked = Decimal(since)
+        if not asked.is_finite():
+            raise ValueError(since)
+        is_lower = asked < Decimal(low)
+    return since if is_lower else low
+
+
 def cursor_predicate(column: str, low: str, type_text: str, *, is_nullable: bool) -> sql.Composable:
     """Returns the predicate for rows at or above a low bound.
 
@@ -158,12 +185,30 @@ def cursor_predicate(column: str, low: str, type_text: str, *, is_nullable: bool
     return sql.SQL("({} OR {} IS NULL)").format(predicate, name)
 
 
-def cursor_watermark(column: str, cursor_type: CursorType, cut_at: str) -> sql.Composable:
+def cursor_watermark(
+    column: str, cursor_type: CursorType, cut_at: str, last: str | None
+) -> sql.Composable:
     """Returns the aggregate over landed rows that becomes the next watermark.
 
     A temporal watermark never lies after the snapshot, so infinite and future values do not hide
     the rows that come before them; NaN and infinity never become a numeric one.
+
+    Args:
+        column: The cursor column.
+        cursor_type: What it holds.
+        cut_at: When the snapshot was taken.
+        last: The watermark that a delta came after: the next one is never below it, also where
+            the delta holds no row, or only old ones. None for a baseline.
     """
+    landed = _largest(column, cursor_type, cut_at)
+    if last is None:
+        return landed
+    return sql.SQL("greatest({}, {}::{})").format(
+        landed, sql.Literal(last), sql.SQL(cursor_type.value)
+    )
+
+
+def _largest(column: str, cursor_type: CursorType, cut_at: str) -> sql.Composable:
     name = sql.Identifier(column)
     if cursor_type in TEMPORAL:
         # least() skips NULLs: without the CASE an empty delta would move the watermark.

@@ -17,15 +17,15 @@ from common.connections import airflow_connection
 from common.failure import as_airflow
 from extract_load import (
     ExtractLoadError,
-
     LandingOptions,
     RunOptions,
     RunReport,
     Settings,
     SyncMode,
     TableSettings,
-
-
+    already_published,
+    message_and_facts,
+    progress_lines,
     run,
 )
 
@@ -191,4 +191,4 @@ class _Told(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Logs it."""
-        logger.log(record.levelno, "%s", KeyValueFormatter.facts_of(record))
+        logger.log(record.levelno, "%s", message_and_facts(record))

@@ -143,6 +143,23 @@ update extract_load.leases set heartbeat_at = clock_timestamp() where run_id = %
 -- name: release_lease
 delete from extract_load.leases where token = %(token)s
 
+-- name: done_by_task
+-- Raw tables whose newest run by one Airflow task of one DAG run is done.
+select newest.target_schema, newest.target_table
+from (
+    select distinct on (table_run.target_schema, table_run.target_table)
+        table_run.target_schema,
+        table_run.target_table,
+        table_run.status
+    from extract_load.runs as run
+    inner join extract_load.table_runs as table_run on table_run.run_id = run.run_id
+    where run.invoked_by ->> 'run_id' = %(run_id)s
+        and run.invoked_by ->> 'dag_id' = %(dag_id)s
+        and run.invoked_by ->> 'task_id' = %(task_id)s
+    order by table_run.target_schema, table_run.target_table, table_run.started_at desc
+) as newest
+where newest.status = 'done'
+
 -- name: status
 -- Every raw table and every table ever tried, with its last run. Times are ISO 8601 in UTC.
 with last_run as (

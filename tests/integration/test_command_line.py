@@ -92,7 +92,8 @@ def test_help_comes_at_once() -> None:
 
 
 def test_run_prints_a_report_for_people(users: Database, target: Database, tmp_path: Path) -> None:
-    path = write_settings(tmp_path / "tables.yml", USERS)
+    path = write_settings(tmp_path / "tables.yml", {**USERS, "batch_size": 200})
+    users.execute("ANALYZE public.users")
 
     done = extract_load("run", "--config", str(path), environment=environment(users, target))
 
@@ -101,6 +102,9 @@ def test_run_prints_a_report_for_people(users: Database, target: Database, tmp_p
     assert "1,000" in done.stdout
     assert "peak memory" in done.stdout
     assert "published run=" in done.stderr
+    loading = [line for line in done.stderr.splitlines() if " loading run=" in line]
+    assert len(loading) == 2
+    assert " rows=1000 rows_per_second=" in loading[1]
 
 
 def test_plan_touches_nothing(users: Database, target: Database, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ PACKAGE = Path(extract_load.__file__).parent
 LAYERS = [
     {"cli"},
     {"plan_report", "progress"},
-    {"runner", "status", "reset"},
-    {"landing", "selection"},
+    {"runner", "status", "reset", "published"},
+    {"landing", "selection", "ask"},
     {"publish"},
     {"deletes"},
     {"load", "difference"},
