@@ -1,21 +1,22 @@
-"""The tables the repository declares, and which of them an entry of a Variable is about.
+"""The tables the repository declares, and which of them an entry of `table_configs` is about.
 
 Pure: documents in, values out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
-from extract_load import Settings, TableName, TableSettings, parse_table_name
-
-Document = dict[str, Any]
+from common.documents import Document
+from extract_load import Problem, Settings, TableName, TableSettings, parse_table_name
 
 SINGLE_TARGET_DAG = "digitalocean_data_copy_dag"
+"""Lands the tables that name no DAG and have one target."""
 MANY_TARGETS_DAG = "hybrid_data_copy_dag"
+"""Lands those that have several."""
 
 Target = tuple[str | None, tuple[str, str]]
-"""Connection id, where one is written, and the raw table's schema and name."""
+"""Connection id, None where an entry names none, and the raw table's schema and name."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,15 @@ class DeclaredTable:
         default = MANY_TARGETS_DAG if "targets" in self.entry else SINGLE_TARGET_DAG
         return self.landed[0].dag or default
 
-    @property
-    def targets(self) -> frozenset[Target]:
-        """Where it lands."""
-        return frozenset((one.target_connection, one.target.parts) for one in self.landed)
+    @cached_property
+    def targets(self) -> dict[Target, str]:
+        """Where it lands, each with its name in messages."""
+        return {
+            (one.target_connection, one.target.parts): (
+                f"{one.target_connection}:{'.'.join(one.target.parts)}"
+            )
+            for one in self.landed
+        }
 
     @property
     def connections(self) -> frozenset[str]:
@@ -49,27 +55,64 @@ class DeclaredTable:
         sources = {one.source_connection for one in self.landed}
         return frozenset(sources | {one.target_connection for one in self.landed})
 
-    def describes(self, entry: Document) -> bool:
-        """Whether an entry names none but targets of this table."""
-        named = targets_of(entry)
-        return all(any(_is_same(one, target) for target in self.targets) for one in named)
-
     def repeats(self, key: str, value: object) -> bool:
         """Whether a key that shapes the graph says what is declared."""
         if key == "source":
-            return parsed(value) == self.source
+            return _parsed(value) == self.source
         if key == "target":
-            names = [one.target for one in self.landed]
-            return "targets" not in self.entry and parsed(value) == names[0]
-        if key == "targets":
-            named = targets_of({"targets": value})
-            is_whole = isinstance(value, list) and len(value) == len(named)
-            return is_whole and "targets" in self.entry and set(named) == self.targets
+            return "targets" not in self.entry and self._named({"target": value}) is not None
         if key == "dag":
             return value == self.dag_id
         if key in {"source_connection", "target_connection"}:
             return all(getattr(one, key) == value for one in self.landed)
-        return bool(value == self.entry.get(key, False))
+        return value == self.entry.get(key, False)
+
+    def keyed(self, entry: Document, label: str, problems: list[Problem]) -> Document:
+        """Returns an entry with its list of targets as a mapping, by their names.
+
+        Args:
+            entry: Of this table.
+            label: Where it stands, for messages.
+            problems: Gets every target that is not declared.
+        """
+        if "targets" not in entry:
+            return entry
+        found: Document = {}
+        targets = entry["targets"] if isinstance(entry["targets"], list) else [None]
+        for number, target in enumerate(targets, start=1):
+            name = self._named({"targets": [target]})
+            if name is None or "targets" not in self.entry:
+                declared = ", ".join(self.targets.values())
+                told = f"[{number}] is no target of this table; declared: {declared}. " + GRAPH
+                problems.append(Problem(label, "targets", told))
+            else:
+                names = ("conn_id", "table")
+                found[name] = {key: one for key, one in target.items() if key not in names}
+        return {**entry, "targets": found}
+
+    def unkeyed(self, entry: Document) -> Document:
+        """Returns an entry with its targets as the list they are declared in."""
+        if "targets" not in entry:
+            return entry
+        named = zip(self.targets.values(), self.entry["targets"], strict=True)
+        return {
+            **entry,
+            "targets": [
+                {"conn_id": one["conn_id"], "table": one["table"], **entry["targets"][name]}
+                for name, one in named
+            ],
+        }
+
+    def _named(self, entry: Document) -> str | None:
+        """The name of the one target an entry names, if it is one of this table's."""
+        named = list(_targets_of(entry))
+        found = [
+            name for target, name in self.targets.items() if any(_fits(n, target) for n in named)
+        ]
+        return found[0] if len(named) == len(found) == 1 else None
+
+
+GRAPH = "It shapes the graph, which is drawn without Variables: change the dbt source and deploy."
 
 
 def declared_tables(settings: Settings) -> tuple[DeclaredTable, ...]:
@@ -81,44 +124,59 @@ def declared_tables(settings: Settings) -> tuple[DeclaredTable, ...]:
     )
 
 
-def find_table(entry: Document, tables: Sequence[DeclaredTable]) -> DeclaredTable | str:
-    """Returns the table an entry is about, or why nobody can tell.
+def entry_of(
+    table: DeclaredTable,
+    siblings: Sequence[Collection[Target]],
+    entries: Sequence[object],
+    label: str,
+    problems: list[Problem],
+) -> Document:
+    """Returns the entry that is about a table; an empty one where there is none.
 
     Args:
-        entry: Of `table_configs`; found by its source and, where a source is landed more than
-            once, by its target.
-        tables: Those of the DAG.
+        table: The table.
+        siblings: The targets of each other table that its DAG lands from the same source.
+        entries: Those of its DAG.
+        label: Where they stand, for messages.
+        problems: Gets what makes it unclear which entry is meant.
     """
-    source = parsed(entry.get("source"))
-    if source is None:
-        return 'needs a source, written "schema.table".'
-    same = [table for table in tables if table.source == source]
-    if not same:
-        known = ", ".join(sorted({table.source.written for table in tables})) or "none"
-        return f"the DAG lands no such table; it lands: {known}. Declare it in the dbt sources."
-    if len(same) == 1:
-        return same[0]
-    found = [table for table in same if targets_of(entry) and table.describes(entry)]
-    if len(found) == 1:
-        return found[0]
-    return f"the DAG lands it {len(same)} times; name the target of one of them."
+    found: list[Document] = []
+    for entry in entries:
+        if not isinstance(entry, dict) or _parsed(entry.get("source")) != table.source:
+            continue
+        named = list(_targets_of(entry))
+        if siblings and not named:
+            told = f"the DAG lands it {len(siblings) + 1} times; name the target of one of them."
+            problems.append(Problem(label, "", told))
+        elif not any(_all_of(named, one) for one in siblings):
+            found.append(entry)
+    if len(found) > 1:
+        problems.append(Problem(label, "", "stands twice; keep one entry."))
+    return found[0] if found else {}
 
 
-def key_of(table: DeclaredTable, tables: Sequence[DeclaredTable]) -> str:
-    """Returns what a table is called in messages: its source and, where needed, its target."""
-    if sum(other.source == table.source for other in tables) < 2:
-        return table.source.written
-    first = table.landed[0]
-    return f"{table.source.written} -> {first.target_connection}:{first.target.written}"
+def strays(
+    entries: Sequence[object], sources: Collection[TableName], label: str
+) -> Iterator[Problem]:
+    """Yields what is wrong with entries that are about no table of their DAG.
+
+    Args:
+        entries: Those of a DAG.
+        sources: The tables it lands.
+        label: Where the entries stand.
+    """
+    known = ", ".join(sorted({source.written for source in sources})) or "none"
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            yield Problem(label, f"[{number}]", "should be a mapping of keys.")
+        elif (source := _parsed(entry.get("source"))) is None:
+            yield Problem(label, f"[{number}].source", 'needed, written "schema.table".')
+        elif source not in sources:
+            told = f"this DAG lands no such table; it lands: {known}."
+            yield Problem(label, source.written, told)
 
 
-def targets_of(entry: Document) -> tuple[Target, ...]:
-    """Returns the targets an entry names; what is no target is left out."""
-    return tuple(_targets_of(entry))
-
-
-def parsed(written: object) -> TableName | None:
-    """Returns the table a text names, if it names one."""
+def _parsed(written: object) -> TableName | None:
     try:
         return parse_table_name(written) if isinstance(written, str) else None
     except ValueError:
@@ -126,15 +184,20 @@ def parsed(written: object) -> TableName | None:
 
 
 def _targets_of(entry: Document) -> Iterator[Target]:
-    single = parsed(entry.get("target"))
+    """The targets an entry names; what is no target is left out."""
+    single = _parsed(entry.get("target"))
     if single is not None:
         yield entry.get("target_connection"), single.parts
     several = entry.get("targets")
     for target in several if isinstance(several, list) else ():
-        table = parsed(target.get("table")) if isinstance(target, dict) else None
+        table = _parsed(target.get("table")) if isinstance(target, dict) else None
         if table is not None:
             yield target.get("conn_id"), table.parts
 
 
-def _is_same(named: Target, target: Target) -> bool:
+def _fits(named: Target, target: Target) -> bool:
     return named[1] == target[1] and named[0] in {None, target[0]}
+
+
+def _all_of(named: Collection[Target], targets: Collection[Target]) -> bool:
+    return bool(named) and all(any(_fits(one, target) for target in targets) for one in named)
