@@ -1,1 +1,2 @@
-def alert_on_failure(context): pass
+def alert_on_failure(context):
+    pass

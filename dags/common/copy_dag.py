@@ -6,15 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import CronTriggerTimetable, Param
-from cosmos import DbtDag, ExecutionConfig, ProfileConfig, ProjectConfig
+from cosmos import DbtDag, ExecutionConfig, ProjectConfig
 from cosmos.constants import ExecutionMode, InvocationMode
 
 from common.alerts import alert_on_failure
 from common.central_settings import effective_dbt_config
-from common.connections import TargetProfileMapping
+from common.checks import EntriesCheckOperator
 from common.declarations import read_defaults
 from common.manifest import DBT_PROJECT, ManifestPart, manifest_path, read_manifest
 from common.rendering import DagPart, part_of_dag, render_config
+from common.target_profile import target_profile
 
 DEFAULT_TIMEZONE = "Asia/Seoul"
 
@@ -52,7 +53,7 @@ def copy_dag(
     dbt = defaults["dbt_configs"]
     project = ProjectConfig(dbt_project_path=DBT_PROJECT, install_dbt_deps=False)
     project.manifest_path = ManifestPart(manifest, path, part.unique_ids)
-    return DbtDag(
+    dag = DbtDag(
         dag_id=dag_id,
         description=description or config.get("description"),
         schedule=_schedule(schedule or config.get("schedule"), timezone or config.get("timezone")),
@@ -64,7 +65,7 @@ def copy_dag(
         },
         user_defined_macros={"full_refresh_is_configured": _full_refresh_is_configured},
         project_config=project,
-        profile_config=_target_profile(
+        profile_config=target_profile(
             config.get("target_connection", "postgres_default"), str(dbt["dbt_target"])
         ),
         render_config=render_config(part, list(dbt["select"])),
@@ -77,6 +78,10 @@ def copy_dag(
         },
         **{"catchup": False, "max_active_runs": 1, "tags": ["extract-load", "dbt"], **kwargs},
     )
+    EntriesCheckOperator(
+        task_id="table_configs", dag=dag, task_group=dag.task_group, sources=part.table_names
+    )
+    return dag
 
 
 def _schedule(cron: str | None, timezone: str | None) -> CronTriggerTimetable | None:
@@ -128,21 +133,3 @@ def _time_limit(dag_id: str, monitoring: Mapping[str, Any]) -> timedelta | None:
 def _full_refresh_is_configured() -> bool:
     """Whether the Variable `dbt_configs` asks for it; called when a task's command is rendered."""
     return effective_dbt_config().full_refresh
-
-
-def _target_profile(conn_id: str, dbt_target: str) -> ProfileConfig:
-    """dbt's profile over a connection of Airflow, in the schemas of the dbt target."""
-    schema = "marts" if dbt_target == "prod" else os.environ.get("DBT_USER", dbt_target)
-    return ProfileConfig(
-        profile_name="warehouse",
-        target_name=dbt_target,
-        profile_mapping=TargetProfileMapping(
-            conn_id,
-            profile_args={
-                "schema": schema,
-                "threads": 4,
-                "connect_timeout": 10,
-                "application_name": "dbt",
-            },
-        ),
-    )

@@ -65,7 +65,7 @@ class DeclaredTable:
             return value == self.dag_id
         if key in {"source_connection", "target_connection"}:
             return all(getattr(one, key) == value for one in self.landed)
-        return value == self.entry.get(key, False)
+        return bool(value == self.entry.get(key, False))
 
     def keyed(self, entry: Document, label: str, problems: list[Problem]) -> Document:
         """Returns an entry with its list of targets as a mapping, by their names.
@@ -122,6 +122,13 @@ def declared_tables(settings: Settings) -> tuple[DeclaredTable, ...]:
         DeclaredTable(entry, tuple(next(landed) for _ in entry.get("targets", (entry,))))
         for entry in settings.document.get("tables", ())
     )
+
+
+def siblings_of(
+    table: DeclaredTable, tables: Collection[DeclaredTable]
+) -> list[Collection[Target]]:
+    """Returns the targets of each other table landed from the same source."""
+    return [one.targets for one in tables if one is not table and one.source == table.source]
 
 
 def entry_of(

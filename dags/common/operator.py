@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -12,8 +12,9 @@ from urllib.parse import quote
 from airflow.sdk import Asset, BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException
 
+from common.airflow_lookup import airflow_connection
 from common.central_settings import effective_monitoring, effective_settings
-from common.connections import airflow_connection
+from common.declared_tables import Target
 from common.failure import as_airflow
 from extract_load import (
     ExtractLoadError,
@@ -44,13 +45,22 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
     Args:
         settings: The settings of the run, with this one table, once for each of its targets, as
             the repository declares it. Variables are applied when the task runs.
+        siblings: The targets of each other table that the DAG lands from the same source: an entry
+            of `table_configs` about one of them is not about this table.
         kwargs: Airflow's own.
     """
 
     ui_color = "#d6e9f8"
 
-    def __init__(self, *, settings: Settings, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        siblings: Sequence[Collection[Target]] = (),
+        **kwargs: Any,
+    ) -> None:
         self.settings = settings
+        self.siblings = siblings
         self._is_landing = False
         super().__init__(
             **{
@@ -64,7 +74,10 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
 
     def pre_execute(self, context: Context) -> None:
         """Sets the time limit that holds now: Airflow reads it right after this."""
-        seconds = effective_monitoring(context["ti"].dag_id).max_execution_seconds
+        try:
+            seconds = effective_monitoring(context["ti"].dag_id).max_execution_seconds
+        except ExtractLoadError as error:
+            raise as_airflow(error) from None
         self.execution_timeout = timedelta(seconds=seconds) if seconds else None
 
     def execute(self, context: Context) -> dict[str, Any] | None:
@@ -78,7 +91,7 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
         """
         if not self._is_selected(context):
             logger.info("not selected in the trigger form: nothing is done")
-            self.outlets = []
+            self.outlets: list[Asset] = []
             return None
         try:
             report = self._run(context)
@@ -109,7 +122,7 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
     def _run(self, context: Context) -> RunReport:
         ti, params = context["ti"], context["params"]
         task = {name: getattr(ti, name) for name in ("dag_id", "run_id", "task_id")}
-        settings = self._missing(effective_settings(ti.dag_id, self.settings), task)
+        settings = self._missing(effective_settings(ti.dag_id, self.settings, self.siblings), task)
         options = RunOptions(
             landing=LandingOptions(
                 full_refresh=bool(params.get("full_refresh")),

@@ -60,4 +60,4 @@ def _parents(nodes: Mapping[str, Any], unique_id: str) -> list[str]:
 
 
 def _is_test(nodes: Mapping[str, Any], unique_id: str) -> bool:
-    return nodes.get(unique_id, {}).get("resource_type") == "test"
+    return bool(nodes.get(unique_id, {}).get("resource_type") == "test")

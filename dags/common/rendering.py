@@ -5,7 +5,8 @@ no Variable.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,8 +17,8 @@ from cosmos import RenderConfig
 from cosmos.constants import DbtResourceType, LoadMode, SourceRenderingBehavior, TestBehavior
 from cosmos.dbt.graph import DbtNode
 
-from common.connection_check import ConnectionCheckOperator
-from common.declared_tables import DeclaredTable, declared_tables
+from common.checks import ConnectionCheckOperator
+from common.declared_tables import DeclaredTable, Target, declared_tables, siblings_of
 from common.manifest import Manifest
 from common.operator import ExtractLoadOperator
 from common.placement import place_nodes
@@ -30,6 +31,8 @@ class DagPart:
 
     landed: Mapping[str, Settings]
     """A run of one table, into all its targets, for each source the DAG lands, by unique id."""
+    siblings: Mapping[str, list[Collection[Target]]]
+    """The targets of each other table that the DAG lands from the same source, by unique id."""
     unique_ids: frozenset[str]
     """Every node and source that stands in the DAG."""
 
@@ -54,12 +57,17 @@ def part_of_dag(manifest: Manifest, dag_id: str) -> DagPart:
     together = settings_from_manifest(manifest, os.environ, declared)  # all problems at once
     tables = dict(zip(declared, declared_tables(together), strict=True))
     placed = place_nodes(manifest, {uid: table.dag_id for uid, table in tables.items()})
+    own = {uid: table for uid, table in tables.items() if placed[uid] == dag_id}
+    same_source = defaultdict(list)
+    for table in own.values():
+        same_source[table.source].append(table)
     return DagPart(
         landed={
             uid: settings_from_manifest(manifest, os.environ, [uid])
-            for uid, table in tables.items()
-            if placed[uid] == dag_id and _is_enabled(table)
+            for uid, table in own.items()
+            if _is_enabled(table)
         },
+        siblings={uid: siblings_of(table, same_source[table.source]) for uid, table in own.items()},
         unique_ids=frozenset(uid for uid, placed_in in placed.items() if placed_in == dag_id),
     )
 
@@ -75,7 +83,7 @@ def render_config(part: DagPart, select: list[str]) -> RenderConfig:
         load_method=LoadMode.DBT_MANIFEST,
         select=select,
         source_rendering_behavior=SourceRenderingBehavior.ALL,
-        node_converters={DbtResourceType.SOURCE: _source_converter(part.landed)},
+        node_converters={DbtResourceType.SOURCE: _source_converter(part)},
         # With True a tested source would lose its tests, and a second one its task id.
         node_conversion_by_task_group=False,
         test_behavior=TestBehavior.AFTER_EACH,
@@ -90,21 +98,25 @@ def _is_enabled(table: DeclaredTable) -> bool:
     return any(one.enabled for one in table.landed)
 
 
-def _source_converter(landed: Mapping[str, Settings]) -> Callable[..., BaseOperator | TaskGroup]:
+def _source_converter(part: DagPart) -> Callable[..., BaseOperator | TaskGroup]:
     """What makes a task of a dbt source; Cosmos wants a plain function."""
 
     def convert_source(
         dag: DAG, task_group: TaskGroup | None, node: DbtNode, **_: Any
     ) -> BaseOperator | TaskGroup:
-        if node.unique_id not in landed:
+        if node.unique_id not in part.landed:
             return _loads_ended(dag)
         # A tested source stands in a group of its own. One without tests gets the same: the name
         # of a task, and with it its history, does not depend on whether there is a test.
         tested = node.has_non_detached_test
         group = task_group if tested else TaskGroup(node.name, dag=dag, parent_group=task_group)
-        settings = landed[node.unique_id]
+        settings = part.landed[node.unique_id]
         load = ExtractLoadOperator(
-            task_id="extract_load", dag=dag, task_group=group, settings=settings
+            task_id="extract_load",
+            dag=dag,
+            task_group=group,
+            settings=settings,
+            siblings=part.siblings[node.unique_id],
         )
         [_check(dag, conn_id) for conn_id in _needed(settings)] >> load
         load >> [_loads_ended(dag), _loads_succeeded(dag)]

@@ -15,8 +15,6 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from common.documents import Document
 from extract_load import Problem, RunSettings, SizeDefaults, problems_of
 
-
-
 _STRICT_KEYS = ConfigDict(extra="forbid")
 _PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 

@@ -236,9 +236,7 @@ def test_parsing_is_quick(dags: DagFolder) -> None:
     assert dags.cpu_seconds < 1
 
 
-def test_parsing_500_tables_is_quick_too(
-    home: AirflowHome, manifest: Path, tmp_path: Path
-) -> None:
+def test_parsing_500_tables_is_quick_too(home: AirflowHome, manifest: Path, tmp_path: Path) -> None:
     """All DAG files together, half of the tables in each. A task of dbt's costs Cosmos 0.7 ms."""
     large = tmp_path / "manifest.json"
     write_large_manifest(manifest, large, 500, dict.fromkeys(range(0, 500, 2), HYBRID))

@@ -17,7 +17,7 @@ def placed(dag_of_source: dict[str, str], **parents: list[str]) -> dict[str, str
         }
         for name, names in parents.items()
     }
-    manifest = {"sources": dict.fromkeys(sources | dag_of_source.keys(), {}), "nodes": nodes}
+    manifest = {"sources": {name: {} for name in sources | dag_of_source.keys()}, "nodes": nodes}
     return place_nodes(manifest, dag_of_source)
 
 
@@ -40,7 +40,9 @@ def test_what_reads_tables_of_several_dags_is_built_by_the_nightly_one() -> None
 
 
 def test_a_source_that_nobody_lands_decides_nothing() -> None:
-    found = placed({"source_a": HYBRID}, ledger=["source_ledger"], both=["source_ledger", "source_a"])
+    found = placed(
+        {"source_a": HYBRID}, ledger=["source_ledger"], both=["source_ledger", "source_a"]
+    )
     assert found["source_ledger"] == found["ledger"] == DEFAULT
     assert found["both"] == HYBRID
 
