@@ -106,12 +106,13 @@ def _ask_backends(ask: Callable[[Any], Any]) -> Any:
 
     os.environ.setdefault("PGCONNECT_TIMEOUT", _CONNECT_SECONDS)
     for backend in ensure_secrets_loaded():
-        if backend in _failed:
+        kind = type(backend)
+        if kind in _failed:
             continue
         try:
             found = ask(backend)
         except SQLAlchemyError as exc:
-            _failed.append(backend)  # once: the other Variables need not wait for it too
+            _failed.add(kind)  # once: the other Variables need not wait for it too
             # Not its text, which may hold the address with the password.
             logger.info("Airflow's database is not asked: it failed (%s)", type(exc).__name__)
             continue
@@ -120,5 +121,5 @@ def _ask_backends(ask: Callable[[Any], Any]) -> Any:
     return None
 
 
-_failed: list[Any] = []
-"""Backends whose database did not answer this process."""
+_failed: set[type] = set()
+"""Kinds of backend whose database did not answer this process."""
