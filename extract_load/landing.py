@@ -248,7 +248,11 @@ class Landing:
 
     @contextmanager
     def _worker_session(self) -> Iterator[Session]:
-        """A session to the target for one chunk; one that failed is not used again."""
+        """A session to the target for one chunk; one that failed is not used again.
+
+        Nor is one that idles then: a server that went took them all, and each would cost an
+        attempt.
+        """
         try:
             session = self._idle.get_nowait()
         except queue.Empty:
@@ -257,12 +261,17 @@ class Landing:
             yield session
         except BaseException:
             self._registry.close(session)
+            self._close_idle()
             raise
         self._idle.put(session)
 
     def _close_idle(self) -> None:
-        while not self._idle.empty():
-            self._registry.close(self._idle.get_nowait())
+        while True:
+            try:
+                session = self._idle.get_nowait()
+            except queue.Empty:
+                return
+            self._registry.close(session)
 
     def _on_retry(self, error: ExtractLoadError) -> None:
         self.counts.add_retry()

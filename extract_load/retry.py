@@ -53,12 +53,13 @@ _HINTS = {
 }
 
 
-def error_from(exc: psycopg2.Error, side: Side, doing: str) -> ExtractLoadError:
+def error_from(exc: psycopg2.Error, side: Side, conn_id: str, doing: str) -> ExtractLoadError:
     """Returns our error for one that psycopg2 raised while doing something.
 
     Args:
         exc: What psycopg2 raised.
-        side: Which server.
+        side: Which side of a run the server stands on.
+        conn_id: Which server: with several targets the side alone would not tell.
         doing: What we did, as in "could not <doing>".
     """
     terminal, unavailable = _ERRORS[side]
@@ -72,7 +73,9 @@ def error_from(exc: psycopg2.Error, side: Side, doing: str) -> ExtractLoadError:
     more = exc.diag.message_detail or ""
     error = kind(
         f"could not {doing}",
-        f"The {side} said: {said}" + (f" ({more})" if more else "") + _state_note(state),
+        f'The {side} "{conn_id}" said: {said}'
+        + (f" ({more})" if more else "")
+        + _state_note(state),
         _HINTS.get(state or "", _RUN_AGAIN if retryable else _LOOK),
     )
     error.sqlstate = state

@@ -49,7 +49,7 @@ def test_a_failed_connect_is_told_by_its_text(text: str, kind: type[ExtractLoadE
 def test_a_lost_connection_is_retryable(
     raised: psycopg2.Error, kind: type[ExtractLoadError]
 ) -> None:
-    assert type(error_from(raised, "target", "copy")) is kind
+    assert type(error_from(raised, "target", "two", "copy")) is kind
 
 
 def test_serialization_failures_have_a_class_of_their_own() -> None:
