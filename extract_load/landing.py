@@ -16,7 +16,7 @@ from extract_load.config import Deletes, SyncMode, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
-from extract_load.errors import ExtractLoadError, SchemaMismatch, SourceUnavailable
+from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
 from extract_load.extract import SourceSnapshot, count_rows, read_since, require_boolean
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.planner import TablePlan, TargetState, fingerprint_of, is_overtaken, plan_table
@@ -191,7 +191,7 @@ class Landing:
         except SchemaMismatch:  # a column the settings name is gone
             is_same = False
         if not is_same:
-            raise SourceUnavailable(
+            raise SnapshotLost(
                 f'"{plan.settings.source}" was altered during the run',
                 "Its columns or types are not those the first chunk was read with. "
                 "Nothing was published.",
@@ -232,7 +232,12 @@ class Landing:
                 return load_chunk(session, self._source, load, chunk)
 
         started = time.monotonic()
-        stats = attempt(once, attempts=1 + load.plan.settings.max_retries, on_retry=self._on_retry)
+        stats = attempt(
+            once,
+            attempts=1 + load.plan.settings.max_retries,
+            on_retry=self._on_retry,
+            unless=SnapshotLost,
+        )
         self.counts.add_chunk()
         if stats is not None:
             self.counts.add(stats)

@@ -6,6 +6,7 @@ from psycopg2 import errors as pg
 
 from extract_load.errors import (
     ExtractLoadError,
+    SnapshotLost,
     SourceError,
     SourceUnavailable,
     TargetError,
@@ -79,6 +80,18 @@ def test_a_terminal_error_is_not_repeated() -> None:
     with pytest.raises(SourceError, match="no"):
         attempt(action, attempts=5)
     assert len(calls) == 1
+
+
+def test_a_retryable_error_that_repeating_cannot_mend_is_not_repeated() -> None:
+    calls: list[int] = []
+
+    def action() -> None:
+        calls.append(1)
+        raise SnapshotLost("gone")
+
+    with pytest.raises(SnapshotLost, match="gone"):
+        attempt(action, attempts=5, unless=SnapshotLost)
+    assert (len(calls), SnapshotLost.retryable) == (1, True)
 
 
 def test_the_last_error_is_raised_when_attempts_are_used_up() -> None:
