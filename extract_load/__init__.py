@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         settings_from_manifest,
     )
     from extract_load.errors import ConfigError, ExtractLoadError, Problem
+    from extract_load.health import TableHealth, table_health
     from extract_load.identifiers import TableName, parse_table_name
     from extract_load.landing import LandingOptions
     from extract_load.log import message_and_facts
@@ -49,6 +50,7 @@ __all__ = [
     "Settings",
     "SizeDefaults",
     "SyncMode",
+    "TableHealth",
     "TableName",
     "TableResult",
     "TableSettings",
@@ -67,6 +69,7 @@ __all__ = [
     "run",
     "settings_from_document",
     "settings_from_manifest",
+    "table_health",
 ]
 
 _HOMES = {
@@ -80,6 +83,7 @@ _HOMES = {
     ),
     "dbt_sources": ("dbt_project_document", "load_dbt_project", "settings_from_manifest"),
     "errors": ("ConfigError", "ExtractLoadError", "Problem"),
+    "health": ("TableHealth", "table_health"),
     "identifiers": ("TableName", "parse_table_name"),
     "landing": ("LandingOptions",),
     "log": ("message_and_facts",),

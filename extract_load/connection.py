@@ -195,7 +195,7 @@ class Session:
         try:
             yield
         except psycopg2.Error as exc:
-            raise error_from(exc, self.side, doing) from exc
+            raise error_from(exc, self.side, self.parameters.conn_id, doing) from exc
 
 
 def check_connection(

@@ -110,7 +110,7 @@ class RunReport:
         counts = ("rows_read", "rows_inserted", "rows_updated", "rows_deleted", "rows_unchanged")
         heads = ["table", "target", "mode", "read", "inserted", "updated", "deleted", "unchanged"]
         table = text_table(
-            [*heads, "bytes", "seconds", "status"],
+            [*heads, "bytes", "seconds", "rows/s", "status"],
             (
                 [
                     result.source,
@@ -119,6 +119,7 @@ class RunReport:
                     *(f"{getattr(result, name):,}" for name in counts),
                     bytes_text(result.bytes_read),
                     f"{result.seconds:.2f}",
+                    f"{result.rows_per_second:,.0f}",
                     result.status,
                 ]
                 for result in self.tables

@@ -362,6 +362,7 @@ def _facts(run_id: str, table: TableSettings, result: TableResult) -> dict[str, 
     return {
         **vars(result),
         "error": result.error.as_dict() if result.error else None,
+        "peak_rss_bytes": peak_rss_bytes(),
         "run_id": run_id,
         "target_schema": table.target.schema,
         "target_table": table.target.table,

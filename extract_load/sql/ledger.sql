@@ -42,6 +42,7 @@ set
     chunks_resumed = %(chunks_resumed)s,
     retries = %(retries)s,
     seconds = %(seconds)s,
+    peak_rss_bytes = %(peak_rss_bytes)s,
     verified = %(verified)s,
     error = %(error)s
 where run_id = %(run_id)s
@@ -196,3 +197,23 @@ from last_run
 full join extract_load.watermarks as watermark using (target_schema, target_table)
 left join extract_load.leases as lease using (target_schema, target_table)
 order by target_schema, target_table
+
+-- name: table_health
+-- How some raw tables fare, over so many of their finished runs. Ages by this server's clock.
+select
+    wanted.target_schema,
+    wanted.target_table,
+    metrics.runs,
+    metrics.failures,
+    1 - metrics.error_rate,
+    metrics.status,
+    metrics.seconds,
+    metrics.rows_per_second,
+    metrics.peak_rss_bytes,
+    to_char(metrics.published_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+    extract(epoch from clock_timestamp() - metrics.published_at)::float8,
+    metrics.last_error
+from unnest(%(schemas)s::text[], %(tables)s::text[]) as wanted (target_schema, target_table)
+cross join lateral extract_load.table_metrics_of(
+    wanted.target_schema, wanted.target_table, %(over_last_runs)s
+) as metrics

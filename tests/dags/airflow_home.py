@@ -14,6 +14,7 @@ from tests.support.command import Outcome
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
 DAG_ID = "digitalocean_data_copy_dag"
+HYBRID_ID = "hybrid_data_copy_dag"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ PACKAGE = Path(extract_load.__file__).parent
 LAYERS = [
     {"cli"},
     {"plan_report", "progress"},
-    {"runner", "status", "reset", "published"},
+    {"runner", "status", "reset", "published", "health"},
     {"landing", "selection", "ask"},
     {"publish"},
     {"deletes"},

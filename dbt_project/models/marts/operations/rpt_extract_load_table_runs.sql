@@ -31,17 +31,17 @@ table_runs_joined as (
         table_runs.table_run_status,
         table_runs.is_baseline,
         table_runs.read_row_count,
+        table_runs.changed_row_count,
         table_runs.inserted_row_count,
         table_runs.updated_row_count,
         table_runs.deleted_row_count,
         table_runs.read_bytes,
         table_runs.duration_seconds,
+        table_runs.rows_per_second,
+        table_runs.peak_rss_bytes,
         table_runs.started_at,
         table_runs.published_at,
         watermarks.run_id is not null as is_latest_publish,
-        table_runs.inserted_row_count
-        + table_runs.updated_row_count
-        + table_runs.deleted_row_count as changed_row_count,
         table_runs.error ->> 'primary' as error_message
 
     from table_runs

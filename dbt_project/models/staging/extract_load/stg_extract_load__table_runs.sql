@@ -36,6 +36,8 @@ renamed as (
         chunks_resumed as resumed_chunk_count,
         retries as retry_count,
         seconds as duration_seconds,
+        rows_per_second,
+        peak_rss_bytes,
 
         ---------- booleans
         baseline as is_baseline,
@@ -45,7 +47,10 @@ renamed as (
 
         ---------- timestamps
         started_at,
-        published_at
+        published_at,
+
+        ---------- calculations
+        rows_inserted + rows_updated + rows_deleted as changed_row_count
 
     from source
 
