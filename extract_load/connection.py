@@ -199,7 +199,10 @@ class Session:
 
 
 def check_connection(
-    conn_id: str, environ: Mapping[str, str], resolver: Resolver | None = None
+    conn_id: str,
+    environ: Mapping[str, str],
+    resolver: Resolver | None = None,
+    attempts: int = CONNECT_ATTEMPTS,
 ) -> str:
     """Returns the version of the server a connection id leads to, having logged in.
 
@@ -207,13 +210,14 @@ def check_connection(
         conn_id: The id.
         environ: Where it is looked up.
         resolver: Asked first.
+        attempts: How often to try; each has ten seconds.
 
     Raises:
         ConfigError: If nobody knows the connection, or it lacks a host.
         ExtractLoadError: If the server cannot be reached or refuses.
     """
     parameters = resolve_connection(conn_id, environ, resolver)
-    with Session(parameters, "source") as session:
+    with Session(parameters, "source", attempts=attempts) as session:
         return str(session.execute("SHOW server_version", doing="ask for the version")[0][0])
 
 

@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from extract_load import ConfigError, ConnectionParameters, connection_from_airflow
@@ -93,21 +94,37 @@ def _variable_in_task(name: str) -> str | None:
 
 def _ask_backends(ask: Callable[[Any], Any]) -> Any:
     """Returns the first answer of Airflow's secrets backends: environment, its database, others."""
-    question = _Question(ask)
-    question.start()
-    question.join(PATIENCE_SECONDS)
+    question = _Question(_backends(), ask)
+    with _libpq_gives_up(PATIENCE_SECONDS - 1):
+        question.start()
+        question.join(PATIENCE_SECONDS)
     if question.is_alive():
         question.give_up(f"no answer within {PATIENCE_SECONDS:.0f} s")
     return question.answer
 
 
-class _Question(threading.Thread):
-    """One question, in a thread that nobody has to wait for: libpq may wait for minutes."""
+@contextmanager
+def _libpq_gives_up(seconds: float) -> Iterator[None]:
+    """Else Airflow, on the way out of the process, trips over a session that still connects."""
+    name = "PGCONNECT_TIMEOUT"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = f"{seconds:.0f}"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
-    def __init__(self, ask: Callable[[Any], Any]) -> None:
+
+class _Question(threading.Thread):
+    """One question, in a thread that nobody has to wait for: a backend may take for ever."""
+
+    def __init__(self, backends: Sequence[Any], ask: Callable[[Any], Any]) -> None:
         super().__init__(daemon=True)
+        self._backends = backends
         self._ask = ask
-        self._asked = "configuration"
+        self._asked = ""
         self.answer: Any = None
 
     def run(self) -> None:
@@ -115,12 +132,7 @@ class _Question(threading.Thread):
 
         Not as Airflow does, which logs a traceback for each question to a database that is down.
         """
-        try:
-            backends = _backends()
-        except Exception as exc:  # noqa: BLE001 - a broken installation is none
-            self.give_up(type(exc).__name__)
-            return
-        for backend in backends:
+        for backend in self._backends:
             self._asked = type(backend).__name__
             if self._asked in _failed:
                 continue
@@ -142,12 +154,11 @@ class _Question(threading.Thread):
 
 
 def _backends() -> Sequence[Any]:
-    if "configuration" in _failed:
-        return ()
+    """Airflow's secrets backends, its database the last one; none where it is not installed."""
     try:
         from airflow.configuration import ensure_secrets_loaded
     except ModuleNotFoundError as exc:
         if exc.name == "airflow":
-            return ()  # not installed
+            return ()
         raise
     return tuple(ensure_secrets_loaded())

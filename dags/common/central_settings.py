@@ -91,7 +91,7 @@ def effective_settings(
         **{key: config[key] for key in _RUN_KEYS & config.keys()},
         "tables": [_sized(entry, sizes)],
     }
-    checked = _checked(document, dag_id)
+    checked = _checked(document, dag_id, os.environ)
     _tell(dag_id, table, entry)
     return checked
 
@@ -210,7 +210,7 @@ def effective_tables(
     merged = [entries.merged(one, siblings_of(one, tables), problems) for one in tables]
     if not problems and merged:
         try:
-            _checked({"tables": merged}, dag_id)
+            _checked({"tables": merged}, dag_id, declarations.environ)
         except ConfigError as error:
             problems += error.problems
     return merged
@@ -284,10 +284,10 @@ def _sized(entry: Document, sizes: Document) -> Document:
     return {**entry, "targets": targets}
 
 
-def _checked(document: Document, dag_id: str) -> Settings:
+def _checked(document: Document, dag_id: str, environ: Mapping[str, str]) -> Settings:
     """The settings of a document; what is wrong with it now came out of a Variable."""
     try:
-        return settings_from_document(document, "Variables", os.environ)
+        return settings_from_document(document, "Variables", environ)
     except ConfigError as error:
         label = f"table_configs.{dag_id}"
         raise variables_error(
