@@ -12,7 +12,11 @@ from typing import Any, Self
 import psycopg2
 from psycopg2 import sql
 
-from extract_load.connection_parameters import ConnectionParameters
+from extract_load.connection_parameters import (
+    ConnectionParameters,
+    Resolver,
+    resolve_connection,
+)
 from extract_load.retry import CONNECT_ATTEMPTS, Side, attempt, connect_error_from, error_from
 
 CONNECT_TIMEOUT_SECONDS = 10
@@ -192,6 +196,25 @@ class Session:
             yield
         except psycopg2.Error as exc:
             raise error_from(exc, self.side, doing) from exc
+
+
+def check_connection(
+    conn_id: str, environ: Mapping[str, str], resolver: Resolver | None = None
+) -> str:
+    """Returns the version of the server a connection id leads to, having logged in.
+
+    Args:
+        conn_id: The id.
+        environ: Where it is looked up.
+        resolver: Asked first.
+
+    Raises:
+        ConfigError: If nobody knows the connection, or it lacks a host.
+        ExtractLoadError: If the server cannot be reached or refuses.
+    """
+    parameters = resolve_connection(conn_id, environ, resolver)
+    with Session(parameters, "source") as session:
+        return str(session.execute("SHOW server_version", doing="ask for the version")[0][0])
 
 
 class SessionRegistry:

@@ -59,7 +59,7 @@ def demo(servers_directory: Path) -> Iterator[State]:
                 server.create(state.variables["DEMO_SUPERUSER_PASSWORD"])
                 server.start()
             shop.create_source(state, 1000)
-            shop.create_warehouse(state)
+            shop.create_warehouses(state)
             yield state
         finally:
             for server in servers:

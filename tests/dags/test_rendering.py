@@ -1,6 +1,7 @@
 """How declarations become tasks: manifests that differ from the repository's."""
 
 import json
+import os
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from common.rendering import target_profile
+from common.declarations import read_defaults
+from common.target_profile import target_profile
 from extract_load import ConfigError
 from tests.dags.airflow_home import DAG_ID, DAGS
 
@@ -125,7 +127,9 @@ def test_models_land_in_the_schemas_that_profiles_yml_says(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    profile = target_profile("postgres_default")
+    profile = target_profile(
+        "postgres_default", read_defaults(os.environ)["dbt_configs"]["dbt_target"]
+    )
     assert profile.target_name == dbt_target
     assert profile.profile_mapping.profile_args["schema"] == schema
 

@@ -1,0 +1,2 @@
+def alert_on_failure(context):
+    pass
