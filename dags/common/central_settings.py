@@ -8,20 +8,20 @@ drawn without looking at a Variable, can be repeated in one but not changed.
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from common.airflow_lookup import FindVariable, find_variable
 from common.declarations import Declarations, read_defaults
 from common.declared_tables import (
-    GRAPH,
     DeclaredTable,
     Target,
     declared_tables,
-    entry_of,
+    keyed,
     siblings_of,
     strays,
 )
-from common.documents import Document, edits, leaves, overlaid
+from common.documents import Document, leaves, overlaid
+from common.table_entries import differs, entries_of
 from common.variable_shapes import (
     DagConfig,
     DbtConfig,
@@ -29,6 +29,7 @@ from common.variable_shapes import (
     check_connection,
     check_keys,
     problems_of_shape,
+    value_of,
 )
 from common.variables import Variables, read_variables
 from extract_load import (
@@ -42,17 +43,15 @@ from extract_load import (
 
 logger = logging.getLogger(__name__)
 
+_READ_BY_LOADS = ("dag_configs", "table_configs", "chunk_mode_configs", "connection_configs")
 _GRAPH_KEYS = {
-    "table_configs": frozenset(
-        {"source", "target", "dag", "distributed", "source_connection", "target_connection"}
-    ),
     "dag_configs": frozenset({"schedule", "timezone", "source_connection", "target_connection"}),
     "dbt_configs": frozenset({"dbt_target", "select"}),
 }
 _RUN_KEYS = frozenset(item.name for item in fields(RunSettings)) - _GRAPH_KEYS["dag_configs"]
 _HINT = (
-    "Mend the Variable under Admin > Variables, or delete it to have what the repository "
-    "declares. The next run reads it again."
+    "Mend the key under Admin > Variables, or remove it to have what the repository declares; "
+    "then clear the task."
 )
 
 
@@ -76,47 +75,61 @@ def effective_settings(
     Raises:
         ConfigError: If a Variable gets anything wrong that concerns this table.
     """
-    names = ("dag_configs", "table_configs", "chunk_mode_configs", "connection_configs")
-    variables = read_variables(names, find)
-    problems = list(variables.problems)
+    variables = _read(_READ_BY_LOADS, find)
     defaults = read_defaults(os.environ)
     (table,) = declared_tables(settings)
+    problems: list[Problem] = []
     config = effective_dag_config(dag_id, defaults, variables, problems)
-    entry = effective_entry(dag_id, table, siblings, variables, problems)
     sizes = effective_document("chunk_mode_configs", defaults, variables, problems)
-    for conn_id in sorted(table.connections):
-        problems += check_connection(conn_id, variables.of("connection_configs").get(conn_id, {}))
+    entry = entries_of(dag_id, variables, problems).merged(table, siblings, problems)
+    described = variables.edits("connection_configs")
+    for conn_id in sorted(table.connections & described.keys()):
+        problems += check_connection(conn_id, described[conn_id])
     _raise(problems)
     document = {
         **settings.document,
         **{key: config[key] for key in _RUN_KEYS & config.keys()},
         "tables": [_sized(entry, sizes)],
     }
-    return _checked(document)
+    checked = _checked(document, dag_id, os.environ)
+    _tell(dag_id, table, entry)
+    return checked
 
 
 def effective_monitoring(dag_id: str, find: FindVariable = find_variable) -> MonitoringThresholds:
     """Returns the thresholds of a DAG, and who is told.
 
+    Args:
+        dag_id: The DAG. What the Variable says about another one is not looked at.
+        find: What finds a Variable.
+
     Raises:
         ConfigError: If the Variable `execution_monitoring_configs` cannot be used.
     """
-    document = dict(_effective("execution_monitoring_configs", find))
+    name = "execution_monitoring_configs"
+    document = overlaid(read_defaults(os.environ)[name], _read((name,), find).edits(name))
     by_dag = document.pop("dags", {})
-    merged = overlaid(document, by_dag.get(dag_id, {}))
-    email = merged.get("email") or ()
-    merged["email"] = (email,) if isinstance(email, str) else tuple(email)
-    return MonitoringThresholds(**merged)
+    if isinstance(by_dag, dict):  # else its check says so
+        by_dag = {key: value for key, value in by_dag.items() if key == dag_id}
+    _raise(problems_of_shape(name, {**document, "dags": by_dag}))
+    return value_of(MonitoringThresholds, {**document, **by_dag.get(dag_id, {})})
 
 
 def effective_dbt_config(find: FindVariable = find_variable) -> DbtConfig:
     """Returns how dbt is run.
 
+    Args:
+        find: What finds a Variable.
+
     Raises:
         ConfigError: If the Variable `dbt_configs` cannot be used.
     """
-    document = _effective("dbt_configs", find)
-    return DbtConfig(**{**document, "select": tuple(document.get("select", ()))})
+    name = "dbt_configs"
+    variables = _read((name,), find)
+    problems: list[Problem] = []
+    document = effective_document(name, read_defaults(os.environ), variables, problems)
+    _raise(problems)
+    return value_of(DbtConfig, document)
 
 
 def stray_entries(
@@ -129,10 +142,10 @@ def stray_entries(
         sources: The tables it lands, as their sources are written.
         find: What finds a Variable.
     """
-    variables = read_variables(("table_configs",), find)
-    label = f"table_configs.{dag_id}"
+    problems: list[Problem] = []
+    entries = entries_of(dag_id, _read(("table_configs",), find), problems)
     tables = [parse_table_name(source) for source in sources]
-    return list(strays(_entries(variables.of("table_configs"), dag_id), tables, label))
+    return [*problems, *strays(entries.present, tables, entries.label)]
 
 
 # ---------------------------------------------------------------- parts of documents
@@ -152,52 +165,13 @@ def effective_dag_config(
         variables: As they stand.
         problems: Gets what the Variable gets wrong about this DAG.
     """
-    name, declared = "dag_configs", defaults["dag_configs"].get(dag_id, {})
-    found = check_keys(DagConfig, f"{name}.{dag_id}", variables.of(name).get(dag_id, {}))
-    problems += found
-    if found:
-        return dict(declared)
+    name = "dag_configs"
+    declared = defaults[name].get(dag_id, {})
     changed = variables.edits(name).get(dag_id, {})
-    problems += _graph_problems(name, f"{name}.{dag_id}", changed, declared)
-    return overlaid(declared, changed)
-
-
-def effective_entry(
-    dag_id: str,
-    table: DeclaredTable,
-    siblings: Sequence[Collection[Target]],
-    variables: Variables,
-    problems: list[Problem],
-) -> Document:
-    """Returns the entry of a table with the Variable over it.
-
-    Args:
-        dag_id: The DAG.
-        table: As it is declared.
-        siblings: The targets of each other table that the DAG lands from the same source.
-        variables: As they stand.
-        problems: Gets what the Variable gets wrong about this table.
-    """
-    name = "table_configs"
-    label = f"{name}.{dag_id}.{table.source.written}"
-    present = _entries(variables.of(name), dag_id)
-    if present and not isinstance(variables.of(name)[dag_id], list):
-        problems.append(Problem(f"{name}.{dag_id}", "", "should be a list of tables."))
-    entry = table.keyed(entry_of(table, siblings, present, label, problems), label, problems)
-    bases = [
-        table.keyed(entry_of(table, siblings, _entries(base, dag_id), label, []), label, [])
-        for base in variables.bases(name)
-    ]
-    changed = edits(entry, *bases)
-    problems += [
-        Problem(label, key, f"cannot be changed to {changed[key]!r} here. {GRAPH}")
-        for key in sorted(_GRAPH_KEYS[name] & changed.keys())
-        if not table.repeats(key, changed[key])
-    ]
-    own = {key: value for key, value in changed.items() if key not in _GRAPH_KEYS[name]}
-    for key, value in leaves(own):
-        logger.info("Variable %s: %s = %r", label, key, value)
-    return table.unkeyed(overlaid(table.keyed(table.entry, label, []), own))
+    found = check_keys(DagConfig, f"{name}.{dag_id}", changed)
+    found = found or _graph_problems(name, f"{name}.{dag_id}", changed, declared)
+    problems += found
+    return dict(declared) if found else overlaid(declared, changed)
 
 
 def effective_document(
@@ -211,13 +185,12 @@ def effective_document(
         variables: As they stand.
         problems: Gets what the Variable gets wrong.
     """
-    found = problems_of_shape(name, variables.of(name))
-    problems += found
-    if found:
-        return defaults[name]
     changed = variables.edits(name)
-    problems += _graph_problems(name, name, changed, defaults[name])
-    return overlaid(defaults[name], changed)
+    merged = overlaid(defaults[name], changed)
+    found = problems_of_shape(name, merged)
+    found = found or _graph_problems(name, name, changed, defaults[name])
+    problems += found
+    return defaults[name] if found else merged
 
 
 def effective_tables(
@@ -232,16 +205,12 @@ def effective_tables(
         problems: Gets everything the Variable gets wrong about this DAG.
     """
     tables = declarations.tables_of(dag_id)
-    label = f"table_configs.{dag_id}"
-    entries = _entries(variables.of("table_configs"), dag_id)
-    problems += strays(entries, {table.source for table in tables}, label)
-    merged = [
-        effective_entry(dag_id, table, siblings_of(table, tables), variables, problems)
-        for table in tables
-    ]
+    entries = entries_of(dag_id, variables, problems)
+    problems += strays(entries.present, {table.source for table in tables}, entries.label)
+    merged = [entries.merged(one, siblings_of(one, tables), problems) for one in tables]
     if not problems and merged:
         try:
-            _checked({"tables": merged})
+            _checked({"tables": merged}, dag_id, declarations.environ)
         except ConfigError as error:
             problems += error.problems
     return merged
@@ -274,28 +243,27 @@ def problems_of_variables(declarations: Declarations, variables: Variables) -> l
 # ---------------------------------------------------------------- small parts
 
 
-def _effective(name: str, find: FindVariable) -> Document:
-    variables = read_variables((name,), find)
-    problems = list(variables.problems)
-    document = effective_document(name, read_defaults(os.environ), variables, problems)
-    _raise(problems)
-    return document
-
-
-def _entries(document: Document, dag_id: str) -> list[object]:
-    """The entries of a DAG in `table_configs`."""
-    entries = document.get(dag_id) or []
-    return entries if isinstance(entries, list) else [entries]
+def _read(names: Sequence[str], find: FindVariable) -> Variables:
+    variables = read_variables(names, find)
+    _raise(variables.problems)
+    return variables
 
 
 def _graph_problems(name: str, label: str, changed: Document, declared: Document) -> list[Problem]:
-    told = "cannot be changed to {!r} here; declared: {!r}. It shapes the graph, which is drawn "
-    told += "without Variables: change dags/common/defaults.yml and deploy."
     return [
-        Problem(label, key, told.format(changed[key], declared.get(key)))
-        for key in sorted(_GRAPH_KEYS[name] & changed.keys() if name in _GRAPH_KEYS else ())
+        Problem(label, key, differs(changed[key], declared.get(key), "dags/common/defaults.yml"))
+        for key in sorted(_GRAPH_KEYS.get(name, frozenset()) & changed.keys())
         if changed[key] != declared.get(key)
     ]
+
+
+def _tell(dag_id: str, table: DeclaredTable, entry: Document) -> None:
+    """Logs what holds because of a Variable."""
+    declared = dict(leaves(keyed(table.entry)))
+    for key, value in leaves(keyed(entry)):
+        if key not in declared or declared[key] != value:
+            place = f"table_configs.{dag_id}.{table.source.written}.{key}"
+            logger.info("Variable %s: %r", place, value)
 
 
 def _sized(entry: Document, sizes: Document) -> Document:
@@ -311,21 +279,31 @@ def _sized(entry: Document, sizes: Document) -> Document:
         ]
 
     if "targets" not in entry:
-        return {**entry, "by_size": left_open(entry)}
-    targets = [{**one, "by_size": left_open({**entry, **one})} for one in entry["targets"]]
+        return {"by_size": left_open(entry), **entry}
+    targets = [{"by_size": left_open({**entry, **one}), **one} for one in entry["targets"]]
     return {**entry, "targets": targets}
 
 
-def _checked(document: Document) -> Settings:
+def _checked(document: Document, dag_id: str, environ: Mapping[str, str]) -> Settings:
     """The settings of a document; what is wrong with it now came out of a Variable."""
     try:
-        return settings_from_document(document, "Variables", os.environ)
+        return settings_from_document(document, "Variables", environ)
     except ConfigError as error:
-        _raise(error.problems)
-        raise
+        label = f"table_configs.{dag_id}"
+        raise variables_error(
+            [
+                replace(one, table=f"{label}.{one.table}" if one.table else label)
+                for one in error.problems
+            ]
+        ) from error
+
+
+def variables_error(problems: Sequence[Problem]) -> ConfigError:
+    """Returns the error that tells everything that is wrong with the Variables."""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return ConfigError(f"Airflow Variables have {count}", hint=_HINT, problems=tuple(problems))
 
 
 def _raise(problems: Sequence[Problem]) -> None:
     if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise ConfigError(f"Airflow Variables have {count}", hint=_HINT, problems=tuple(problems))
+        raise variables_error(problems)

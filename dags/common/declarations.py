@@ -19,7 +19,8 @@ from extract_load import (
 )
 
 DEFAULTS = Path(__file__).with_name("defaults.yml")
-DBT_PROJECT = Path(__file__).resolve().parents[2] / "dbt_project"
+ROOT = Path(__file__).resolve().parents[2]
+DBT_PROJECT = ROOT / "dbt_project"
 _IN_DEFAULTS = tuple(name for name in VARIABLES if name != "table_configs")
 _NAMES_FIRST = ("source", "target", "targets")
 
@@ -32,6 +33,8 @@ class Declarations:
     """By Variable, all but `table_configs`."""
     tables: tuple[DeclaredTable, ...]
     """In the order of the dbt sources."""
+    environ: Mapping[str, str]
+    """What they were read with: it names the connections of tables that name none."""
 
     @property
     def dag_ids(self) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ def read_declarations(
     settings = settings_from_document(
         dbt_project_document(project_dir, environ), f'dbt project "{project_dir}"', environ
     )
-    return Declarations(read_defaults(environ, defaults), declared_tables(settings))
+    return Declarations(read_defaults(environ, defaults), declared_tables(settings), environ)
 
 
 def read_defaults(environ: Mapping[str, str], path: Path = DEFAULTS) -> Mapping[str, Document]:

@@ -5,7 +5,6 @@ Pure: documents in, values out.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from common.documents import Document
 from extract_load import Problem, Settings, TableName, TableSettings, parse_table_name
@@ -39,15 +38,10 @@ class DeclaredTable:
         default = MANY_TARGETS_DAG if "targets" in self.entry else SINGLE_TARGET_DAG
         return self.landed[0].dag or default
 
-    @cached_property
-    def targets(self) -> dict[Target, str]:
-        """Where it lands, each with its name in messages."""
-        return {
-            (one.target_connection, one.target.parts): (
-                f"{one.target_connection}:{'.'.join(one.target.parts)}"
-            )
-            for one in self.landed
-        }
+    @property
+    def targets(self) -> frozenset[Target]:
+        """Where it lands."""
+        return frozenset((one.target_connection, one.target.parts) for one in self.landed)
 
     @property
     def connections(self) -> frozenset[str]:
@@ -60,59 +54,50 @@ class DeclaredTable:
         if key == "source":
             return _parsed(value) == self.source
         if key == "target":
-            return "targets" not in self.entry and self._named({"target": value}) is not None
+            return "targets" not in self.entry and _parsed(value) == self.landed[0].target
         if key == "dag":
             return value == self.dag_id
         if key in {"source_connection", "target_connection"}:
             return all(getattr(one, key) == value for one in self.landed)
         return bool(value == self.entry.get(key, False))
 
-    def keyed(self, entry: Document, label: str, problems: list[Problem]) -> Document:
-        """Returns an entry with its list of targets as a mapping, by their names.
 
-        Args:
-            entry: Of this table.
-            label: Where it stands, for messages.
-            problems: Gets every target that is not declared.
-        """
-        if "targets" not in entry:
-            return entry
-        found: Document = {}
-        targets = entry["targets"] if isinstance(entry["targets"], list) else [None]
-        for number, target in enumerate(targets, start=1):
-            name = self._named({"targets": [target]})
-            if name is None or "targets" not in self.entry:
-                declared = ", ".join(self.targets.values())
-                told = f"[{number}] is no target of this table; declared: {declared}. " + GRAPH
-                problems.append(Problem(label, "targets", told))
-            else:
-                names = ("conn_id", "table")
-                found[name] = {key: one for key, one in target.items() if key not in names}
-        return {**entry, "targets": found}
+def keyed(entry: Document) -> Document:
+    """Returns an entry with its list of targets as a mapping, by connection and table.
 
-    def unkeyed(self, entry: Document) -> Document:
-        """Returns an entry with its targets as the list they are declared in."""
-        if "targets" not in entry:
-            return entry
-        named = zip(self.targets.values(), self.entry["targets"], strict=True)
-        return {
-            **entry,
-            "targets": [
-                {"conn_id": one["conn_id"], "table": one["table"], **entry["targets"][name]}
-                for name, one in named
-            ],
-        }
+    A list that cannot be read so stays as it is.
 
-    def _named(self, entry: Document) -> str | None:
-        """The name of the one target an entry names, if it is one of this table's."""
-        named = list(_targets_of(entry))
-        found = [
-            name for target, name in self.targets.items() if any(_fits(n, target) for n in named)
-        ]
-        return found[0] if len(named) == len(found) == 1 else None
+    Example:
+        >>> keyed({"targets": [{"conn_id": "a", "table": "raw.t", "batch_size": 5}]})
+        {'targets': {'a:raw.t': {'batch_size': 5}}}
+    """
+    targets = entry.get("targets")
+    if not isinstance(targets, list):
+        return entry
+    names = [_name(*target) for target in _targets_of({"targets": targets})]
+    if len(set(names)) < len(targets):
+        return entry
+    own = [{k: v for k, v in one.items() if k not in {"conn_id", "table"}} for one in targets]
+    return {**entry, "targets": dict(zip(names, own, strict=True))}
 
 
-GRAPH = "It shapes the graph, which is drawn without Variables: change the dbt source and deploy."
+def unkeyed(entry: Document, declared: Document) -> Document:
+    """Returns an entry with its targets as the list in which they are declared.
+
+    Args:
+        entry: With its targets as a mapping; those that are not declared are left out.
+        declared: The table's declared entry.
+    """
+    if "targets" not in entry:
+        return entry
+    names = keyed(declared)["targets"]
+    return {
+        **entry,
+        "targets": [
+            {"conn_id": one["conn_id"], "table": one["table"], **entry["targets"][name]}
+            for name, one in zip(names, declared["targets"], strict=True)
+        ],
+    }
 
 
 def declared_tables(settings: Settings) -> tuple[DeclaredTable, ...]:
@@ -200,6 +185,10 @@ def _targets_of(entry: Document) -> Iterator[Target]:
         table = _parsed(target.get("table")) if isinstance(target, dict) else None
         if table is not None:
             yield target.get("conn_id"), table.parts
+
+
+def _name(conn_id: str | None, parts: tuple[str, str]) -> str:
+    return f"{conn_id}:{TableName(*parts)}"
 
 
 def _fits(named: Target, target: Target) -> bool:

@@ -8,19 +8,21 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.documents import Document
 from extract_load import Problem, RunSettings, SizeDefaults, problems_of
 
+Shape = TypeVar("Shape")
+
 _STRICT_KEYS = ConfigDict(extra="forbid")
-_PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+_PASSWORD_IN_URI = re.compile(r"://[^\s/@:]*:[^\s@]+@")
 
 
 def _addresses(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    return (value,) if isinstance(value, str) else () if value is None else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,9 @@ class MonitoringThresholds:
     """MiB that a load and its children held together at most."""
     max_age_seconds: Annotated[int, Field(ge=1)] | None = None
     """Time since the last publish of a table."""
-    over_last_runs: Annotated[int, Field(ge=1)] | None = None
+    over_last_runs: Annotated[int, Field(ge=1)] = 20
     """How many runs min_success_rate and max_error_count look back."""
-    email: Annotated[tuple[str, ...], BeforeValidator(_addresses)] | None = None
+    email: Annotated[tuple[str, ...], BeforeValidator(_addresses)] = ()
     """Who gets a mail: one address or a list."""
     webhook_conn_id: str | None = None
     """Connection id of a Slack-compatible webhook; its URL is a secret."""
@@ -142,7 +144,7 @@ def read_document(name: str, text: str, problems: list[Problem]) -> Document:
 
 def problems_of_shape(name: str, document: Document) -> list[Problem]:
     """Returns everything that is wrong with a Variable, whatever the repository declares."""
-    return [*_SHAPES[name](name, document), *_passwords(name, document)]
+    return list(passwords(name, document)) or list(_SHAPES[name](name, document))
 
 
 def check_keys(shape: type, label: str, keys: object) -> list[Problem]:
@@ -155,12 +157,21 @@ def check_keys(shape: type, label: str, keys: object) -> list[Problem]:
     """
     if not isinstance(keys, dict):
         return [Problem(label, "", "should be a mapping of keys.")]
+    # Alone: another problem would repeat the value.
+    if leaked := list(passwords(label, keys)):
+        return leaked
     known = {item.name for item in fields(shape)}
     try:
         TypeAdapter(shape).validate_python(keys)
     except ValidationError as exc:
         return problems_of(exc, label, known)
     return []
+
+
+def value_of(shape: type[Shape], keys: Document) -> Shape:
+    """Returns the value that checked keys stand for."""
+    value: Shape = TypeAdapter(shape).validate_python(keys)
+    return value
 
 
 def _check_connections(label: str, document: Document) -> Iterator[Problem]:
@@ -223,13 +234,14 @@ _SHAPES: Mapping[str, Callable[[str, Document], Any]] = {
 }
 
 
-def _passwords(label: str, value: object) -> Iterator[Problem]:
+def passwords(label: str, value: object) -> Iterator[Problem]:
+    """Yields where a value holds a URI with a password in it; the value is not repeated."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _passwords(f"{label}.{key}", item)
+            yield from passwords(f"{label}.{key}", item)
     elif isinstance(value, list):
         for item in value:
-            yield from _passwords(label, item)
+            yield from passwords(label, item)
     elif isinstance(value, str) and _PASSWORD_IN_URI.search(value):
         yield Problem(label, "", "holds a password; put it in an Airflow Connection.")
 

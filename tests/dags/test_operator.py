@@ -319,10 +319,10 @@ def test_a_task_that_is_killed_ends_its_load(source: Database) -> None:
     """As Airflow does it: a signal, whose handler calls on_kill in the main thread."""
     source.execute("INSERT INTO users SELECT n FROM generate_series(3, 100) AS n")
     source.execute(
-        "CREATE FUNCTION slow(int) RETURNS boolean LANGUAGE sql STABLE "
+        "CREATE FUNCTION public.slow(int) RETURNS boolean LANGUAGE sql STABLE "
         "AS 'SELECT pg_sleep(0.1) IS NOT NULL'"
     )
-    task = load_task(custom_where="slow(id)", sync_mode="full_sync")
+    task = load_task(custom_where="public.slow(id)", sync_mode="full_sync")
     previous = signal.signal(signal.SIGALRM, lambda *_: task.on_kill())
     signal.alarm(2)
     started = time.monotonic()

@@ -139,9 +139,10 @@ def test_a_table_with_several_targets_is_one_task(draw: Callable[..., DAG]) -> N
         declare(
             document,
             "users",
+            dag=DAG_ID,
             targets=[
                 {"conn_id": "postgres_default", "table": "raw_data.digitalocean_users"},
-                {"conn_id": "fs2_postgres", "table": "raw_data.digitalocean_users_fs2"},
+                {"conn_id": "fs2_postgres", "table": "raw_data.users_elsewhere"},
             ],
         )
 
@@ -152,5 +153,5 @@ def test_a_table_with_several_targets_is_one_task(draw: Callable[..., DAG]) -> N
     ]
     assert [outlet.uri for outlet in load.outlets] == [
         "extract-load://postgres_default/raw_data/digitalocean_users",
-        "extract-load://fs2_postgres/raw_data/digitalocean_users_fs2",
+        "extract-load://fs2_postgres/raw_data/users_elsewhere",
     ]
