@@ -148,9 +148,10 @@ def _too_many_failures(one: TableHealth, limits: MonitoringThresholds) -> Iterat
     if most is not None and one.error_count > most:
         told = f"max_error_count = {most}.{last}"
         yield ("errors", f"{one.error_count} of its last {one.runs} runs failed", told, hint)
-    if least is not None and one.success_rate is not None and one.success_rate < least:
+    rate = one.success_rate
+    if least is not None and rate is not None and round(rate, 6) < least:  # 1 - 0.9 < 0.1
         told = f"Of its last {one.runs} runs; min_success_rate = {least}.{last}"
-        primary = f"{one.success_rate:.0%} of its runs succeeded"
+        primary = f"{rate:.0%} of its runs succeeded"
         yield ("success_rate", primary, told, hint)
 
 
