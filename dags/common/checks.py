@@ -70,7 +70,7 @@ class EntriesCheckOperator(BaseOperator):  # type: ignore[misc] # mypy skips Air
         if problems:
             raise as_airflow(
                 ConfigError(
-                    f"table_configs has {len(problems)} entries about no table of this DAG",
+                    "the Variable table_configs speaks of tables that this DAG does not land",
                     hint="Mend or delete them under Admin > Variables; a new table is declared "
                     "in the dbt sources.",
                     problems=tuple(problems),
