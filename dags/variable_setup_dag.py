@@ -10,10 +10,10 @@ import os
 from typing import Any
 
 # Airflow opens only files with the words "airflow" and "dag" in them.
-from airflow.sdk import Param, Variable, dag, task
+from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from common.airflow_lookup import find_variable
+from common.airflow_lookup import find_variable, save_variable
 from common.declarations import read_declarations
 from common.failure import as_airflow
 from common.variable_setup import SetupPlan, carry_out, check, plan_setup
@@ -41,7 +41,7 @@ def variable_setup_dag() -> None:
 
     @task  # type: ignore[untyped-decorator]
     def show_difference(params: dict[str, Any]) -> list[str]:
-        """Returns what would change; fails where a Variable is wrong."""
+        """Returns what would change; fails where an edit is wrong."""
         lines = list(_plan(params).lines)
         for line in lines or ["nothing differs from what the repository declares"]:
             logger.info("%s", line)
@@ -49,11 +49,11 @@ def variable_setup_dag() -> None:
 
     @task  # type: ignore[untyped-decorator]
     def write_variables(params: dict[str, Any]) -> list[str]:
-        """Returns the names of the Variables written."""
+        """Returns the names of those written."""
         if params["dry_run"]:
             raise AirflowSkipException("a dry run writes nothing")
         try:
-            written = carry_out(_plan(params), find_variable, _save)
+            written = carry_out(_plan(params), find_variable, save_variable)
         except ConfigError as error:
             raise as_airflow(error) from None
         logger.info("written: %s", ", ".join(written) or "nothing")
@@ -70,10 +70,6 @@ def _plan(params: dict[str, Any]) -> SetupPlan:
     except ConfigError as error:
         raise as_airflow(error) from None
     return plan
-
-
-def _save(name: str, text: str, description: str) -> None:
-    Variable.set(name, text, description=description)
 
 
 variable_setup_dag()
