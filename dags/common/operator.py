@@ -28,6 +28,7 @@ from extract_load import (
     message_and_facts,
     progress_lines,
     run,
+    table_health,
 )
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
         self.settings = settings
         self.siblings = siblings
         self._is_landing = False
+        self._over_last_runs = 20
         super().__init__(
             **{
                 "pool": f"source_{settings.tables[0].source_connection}",
@@ -75,10 +77,12 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
     def pre_execute(self, context: Context) -> None:
         """Sets the time limit that holds now: Airflow reads it right after this."""
         try:
-            seconds = effective_monitoring(context["ti"].dag_id).max_execution_seconds
+            limits = effective_monitoring(context["ti"].dag_id)
         except ExtractLoadError as error:
             raise as_airflow(error) from None
+        seconds = limits.max_execution_seconds
         self.execution_timeout = timedelta(seconds=seconds) if seconds else None
+        self._over_last_runs = limits.over_last_runs or self._over_last_runs
 
     def execute(self, context: Context) -> dict[str, Any] | None:
         """Returns the run's report, which is small: counts and times, no rows.
@@ -100,6 +104,7 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
             raise as_airflow(error) from None
         for line in filter(None, report.as_text(_REPORT_WIDTH).splitlines()):
             logger.info("%s", line)
+        self._log_error_rates()
         if report.failed:
             raise as_airflow(*(result.error for result in report.failed if result.error))
         self._tell_readers(context, report)
@@ -155,6 +160,16 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
             if (table.target_connection, table.target.written) not in done
         ]
         return replace(settings, tables=tuple(missing))
+
+    def _log_error_rates(self) -> None:
+        """Tells how the table has fared; a target that is down said so already."""
+        health = table_health(self.settings, os.environ, self._over_last_runs, airflow_connection)
+        for one in health:
+            if one.runs:
+                rate = one.error_count / one.runs
+                told = "error rate of %s in %s: %.0f%% (%s of its last %s runs failed)"
+                facts = (one.target, one.target_connection, 100 * rate, one.error_count, one.runs)
+                logger.info(told, *facts)
 
     def _tell_readers(self, context: Context, report: RunReport) -> None:
         """Leaves an event for each asset whose raw table is up to date; skipped ones have none.

@@ -96,6 +96,16 @@ def test_the_log_has_the_engines_lines_and_the_report(
     assert PASSWORD not in caplog.text
 
 
+def test_the_log_has_the_error_rate_also_of_a_run_that_failed(
+    landed: Landed, source: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    landed()
+    source.execute("DELETE FROM users")
+    with caplog.at_level(logging.INFO), pytest.raises(AirflowFailException):
+        landed()
+    assert "in postgres_default: 50% (1 of its last 2 runs failed)" in caplog.text
+
+
 def test_what_would_fail_again_is_not_tried_again(
     landed: Landed, caplog: pytest.LogCaptureFixture
 ) -> None:

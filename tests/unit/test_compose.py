@@ -132,3 +132,8 @@ def _handed_on(service: dict[str, Any]) -> Iterator[str]:
     for name, value in service.get("environment", {}).items():
         if value is None:
             yield name
+
+
+def test_the_pools_are_those_of_the_file() -> None:
+    (command,) = SERVICES["airflow-init"]["command"][2:]
+    assert "airflow pools import dags/pools.json" in command
