@@ -46,13 +46,10 @@ def copy_dag(
             import error that tells all of it.
     """
     defaults = read_defaults(os.environ)
-    config = defaults["dag_configs"].get(dag_id, {})
+    config, dbt = defaults["dag_configs"].get(dag_id, {}), defaults["dbt_configs"]
     path = manifest_path()
     manifest = read_manifest(path)
     part = part_of_dag(manifest, dag_id)
-    dbt = defaults["dbt_configs"]
-    project = ProjectConfig(dbt_project_path=DBT_PROJECT, install_dbt_deps=False)
-    project.manifest_path = ManifestPart(manifest, path, part.unique_ids)
     dag = DbtDag(
         dag_id=dag_id,
         description=description or config.get("description"),
@@ -64,9 +61,9 @@ def copy_dag(
             **(default_args or {}),
         },
         user_defined_macros={"full_refresh_is_configured": _full_refresh_is_configured},
-        project_config=project,
+        project_config=_project(ManifestPart(manifest, path, part.unique_ids)),
         profile_config=target_profile(
-            config.get("target_connection", "postgres_default"), str(dbt["dbt_target"])
+            config.get("target_connection", "postgres_default"), dbt["dbt_target"]
         ),
         render_config=render_config(part, list(dbt["select"])),
         execution_config=ExecutionConfig(
@@ -82,6 +79,12 @@ def copy_dag(
         task_id="table_configs", dag=dag, task_group=dag.task_group, sources=part.table_names
     )
     return dag
+
+
+def _project(manifest: ManifestPart) -> ProjectConfig:
+    project = ProjectConfig(dbt_project_path=DBT_PROJECT, install_dbt_deps=False)
+    project.manifest_path = manifest  # given to the constructor, it would become a path of Cosmos'
+    return project
 
 
 def _schedule(cron: str | None, timezone: str | None) -> CronTriggerTimetable | None:

@@ -5,11 +5,14 @@ import importlib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import extract_load
 
 PACKAGE = Path(extract_load.__file__).parent
+DAGS = PACKAGE.parent / "dags"
 
-LAYERS = [
+ENGINE_LAYERS = [
     {"cli"},
     {"plan_report", "progress"},
     {"runner", "status", "reset", "published", "health"},
@@ -27,32 +30,50 @@ LAYERS = [
     {"predicate", "connection_parameters", "log", "retry"},
     {"errors", "identifiers", "sql"},
 ]
+DAGS_LAYERS = [
+    {"copy_dag", "variable_setup", "connection_manager", "dag_config_manager"},
+    {"rendering", "monitoring"},
+    {"operator", "checks", "target_profile", "alerts", "health_problems", "placement"},
+    {"central_settings", "table_documents", "environment"},
+    {"table_entries", "alert_text", "webhook", "manifest"},
+    {"variables", "declarations"},
+    {"airflow_lookup", "declared_tables", "variable_shapes", "failure"},
+    {"documents"},
+]
 """From the top down: an import may only point down, or sideways without a cycle."""
+PACKAGES = pytest.mark.parametrize(
+    ("name", "folder", "layers"),
+    [("extract_load", PACKAGE, ENGINE_LAYERS), ("common", DAGS / "common", DAGS_LAYERS)],
+    ids=["engine", "dags"],
+)
 
 
-def imports() -> dict[str, set[str]]:
-    """Each module of the package with those it imports, also inside functions."""
+def imports(name: str, folder: Path) -> dict[str, set[str]]:
+    """Each module of a package with those it imports, also inside functions."""
     found: dict[str, set[str]] = {}
-    for path in PACKAGE.glob("*.py"):
+    for path in folder.glob("*.py"):
         if path.stem == "__init__":
             continue
         names: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
                 parts = node.module.split(".")
-                if parts[0] == "extract_load":
+                if parts[0] == name:
                     names |= {parts[1]} if parts[1:] else {alias.name for alias in node.names}
         found[path.stem] = names
     return found
 
 
-def test_imports_have_no_cycle() -> None:
-    list(TopologicalSorter(imports()).static_order())
+@PACKAGES
+def test_imports_have_no_cycle(name: str, folder: Path, layers: list[set[str]]) -> None:
+    assert layers
+    list(TopologicalSorter(imports(name, folder)).static_order())
 
 
-def test_imports_only_point_down() -> None:
-    depth = {module: number for number, layer in enumerate(LAYERS) for module in layer}
-    graph = imports()
+@PACKAGES
+def test_imports_only_point_down(name: str, folder: Path, layers: list[set[str]]) -> None:
+    depth = {module: number for number, layer in enumerate(layers) for module in layer}
+    graph = imports(name, folder)
 
     assert set(graph) <= set(depth), "a new module needs a layer"
     upward = [
@@ -76,6 +97,20 @@ def test_the_engine_knows_neither_airflow_nor_dbt() -> None:
             assert not roots & {"airflow", "dbt", "cosmos"}, path
 
 
+def test_dags_use_the_engines_public_names_and_no_driver() -> None:
+    for path in DAGS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module or ""]
+            else:
+                continue
+            for module in modules:
+                assert not module.startswith("extract_load."), path
+                assert module.split(".")[0] not in {"psycopg", "psycopg2"}, path
+
+
 def test_every_public_name_is_there_and_no_other() -> None:
     for name in extract_load.__all__:
         assert getattr(extract_load, name).__name__ == name or name == "Resolver"
@@ -91,7 +126,7 @@ def test_every_module_says_what_it_is() -> None:
 
 def test_rooms_stay_middling() -> None:
     """A file over 400 lines, or a function over 60, is a question for its author."""
-    for path in PACKAGE.rglob("*.py"):
+    for path in [*PACKAGE.rglob("*.py"), *DAGS.rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= 400, path
         for node in ast.walk(ast.parse(text)):

@@ -87,9 +87,9 @@ def test_connections_inside_the_network_ask_for_no_tls(name: str) -> None:
 
 
 def test_every_variable_stands_in_the_example() -> None:
-    used = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yaml").read_text()))
+    used = set(re.findall(r"\$\{([A-Z0-9_]+)", (ROOT / "docker-compose.yaml").read_text()))
     used |= {key for service in SERVICES.values() for key in _handed_on(service)}
-    explained = set(re.findall(r"^(?:# )?([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE))
+    explained = set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE))
     assert used <= explained
 
 
