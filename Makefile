@@ -63,6 +63,10 @@ logs: $(STAMP) ## Print an Airflow task's log: make logs DAG=... TASK=... [RUN=.
 docs: $(STAMP) ## Write the dbt docs site of the demo's warehouse again
 	@$(BIN)/python -m demo docs
 
+.PHONY: docs-reference
+docs-reference: $(STAMP) ## Write docs/reference/*.schema.json again; make fmt does it too
+	@PYTHONPATH=dags $(BIN)/python -m common.reference
+
 .PHONY: down
 down: ## Stop what the demo started; its data stays
 	@if [ -d "$(STATE)/airflow" ]; then $(BIN)/python -m demo.airflow down; fi
@@ -116,7 +120,7 @@ check-compose:
 	env $$secrets $$compose --env-file .env.example --profile demo --profile celery config -q
 
 .PHONY: fmt
-fmt: $(STAMP) ## Format Python and SQL, and mend what can be mended
+fmt: docs-reference ## Format Python and SQL, mend what can be mended, write docs/reference
 	@$(BIN)/ruff check -q --fix . || true
 	@$(BIN)/ruff format .
 	@$(WITH_WAREHOUSE) sqlfluff fix -q --disable-progress-bar dbt_project

@@ -117,7 +117,14 @@ def _predicate(value: object) -> Predicate:
     return parse_predicate(value if isinstance(value, str) else repr(value))
 
 
-Columns = Annotated[tuple[str, ...], BeforeValidator(_column_names)]
+Table = Annotated[TableName, BeforeValidator(_table_name, json_schema_input_type=str)]
+Columns = Annotated[
+    tuple[str, ...], BeforeValidator(_column_names, json_schema_input_type=str | list[str])
+]
+Where = Annotated[Predicate, BeforeValidator(_predicate, json_schema_input_type=str)]
+Lookback = Annotated[
+    timedelta | float, BeforeValidator(_lookback, json_schema_input_type=str | float)
+]
 ConnectionId = Annotated[str, Field(min_length=1)]
 _STRICT_KEYS = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -144,9 +151,9 @@ class TableSettings:
 
     __pydantic_config__: ClassVar[Any] = _STRICT_KEYS
 
-    source: Annotated[TableName, BeforeValidator(_table_name)]
+    source: Table
     """The table in the source database."""
-    target: Annotated[TableName, BeforeValidator(_table_name)]
+    target: Table
     """The raw table in the target database."""
     source_connection: ConnectionId
     """Connection id of the source database."""
@@ -172,7 +179,7 @@ class TableSettings:
     """Chunks of this table moved at the same time, each over connections of its own."""
     memory_limit_mb: Annotated[int, Field(ge=16)] = 256
     """MiB. Accepted, without effect yet: the pipe bounds what is read ahead."""
-    custom_where: Annotated[Predicate, BeforeValidator(_predicate)] | None = None
+    custom_where: Where | None = None
     """Only rows for which this SQL expression is true belong to the table."""
     columns: Columns = ()
     """Columns to land; default: all. Key and cursor are always landed."""
@@ -182,7 +189,7 @@ class TableSettings:
     """What becomes of rows that left the source; the default depends on the sync mode."""
     max_delete_ratio: Annotated[float, Field(ge=0, le=1)] = 0.3
     """A publish that would delete more of the live rows than this, and more than 20, fails."""
-    lookback: Annotated[timedelta | float, BeforeValidator(_lookback)] | None = None
+    lookback: Lookback | None = None
     """How far below the watermark incremental_sync reads again: time, or a number."""
     verify: Verify = Verify.COUNT
     """What is proved before a publish commits."""

@@ -25,6 +25,9 @@ def _addresses(value: object) -> object:
     return (value,) if isinstance(value, str) else () if value is None else value
 
 
+_AS_ADDRESSES = BeforeValidator(_addresses, json_schema_input_type=str | list[str] | None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DagConfig(RunSettings):
     """A DAG: when it runs and what its runs may take."""
@@ -65,7 +68,7 @@ class MonitoringThresholds:
     """Time since the last publish of a table."""
     over_last_runs: Annotated[int, Field(ge=1)] = 20
     """How many runs min_success_rate and max_error_count look back."""
-    email: Annotated[tuple[str, ...], BeforeValidator(_addresses)] = ()
+    email: Annotated[tuple[str, ...], _AS_ADDRESSES] = ()
     """Who gets a mail: one address or a list."""
     webhook_conn_id: str | None = None
     """Connection id of a Slack-compatible webhook; its URL is a secret."""

@@ -31,7 +31,7 @@ ENGINE_LAYERS = [
     {"errors", "identifiers", "sql"},
 ]
 DAGS_LAYERS = [
-    {"copy_dag", "variable_setup", "connection_manager", "dag_config_manager"},
+    {"copy_dag", "variable_setup", "connection_manager", "dag_config_manager", "reference"},
     {"rendering", "monitoring"},
     {"operator", "checks", "target_profile", "alerts", "health_problems", "placement"},
     {"central_settings", "table_documents", "environment"},
