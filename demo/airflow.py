@@ -177,7 +177,8 @@ def _next(airflow_home: Path) -> str:
     return f"""
 Airflow: http://localhost:{_port_file(airflow_home).read_text()}
   log in as {USER}; the password is in {_shown(passwords_file(airflow_home))}
-  {DAG} runs at 02:00 in Seoul; its trigger button runs it now
+  {DAG} runs at 02:00 in Seoul, hybrid_data_copy_dag at 02:30;
+  their trigger buttons run them now
   a task's log:  make logs DAG={DAG} TASK=digitalocean_users.extract_load
 It runs until "make down"."""
 

@@ -13,6 +13,8 @@ from psycopg2.extensions import connection
 
 from demo.embedded_server import HOST, SUPERUSER
 from demo.state import (
+    FS2_DATABASE,
+    FS2_ROLE,
     SOURCE_DATABASE,
     SOURCE_ROLE,
     WAREHOUSE_DATABASE,
@@ -66,11 +68,14 @@ def create_source(state: State, rows: int) -> bool:
     return True
 
 
-def create_warehouse(state: State) -> None:
-    """Makes the warehouse's database, owned by its own role, where it is missing."""
-    with _superuser(state, state.warehouse.port, "postgres") as session:
-        _create_role(session, WAREHOUSE_ROLE, state.variables["POSTGRES_PASSWORD"])
-        _create_database(session, WAREHOUSE_DATABASE, owner=WAREHOUSE_ROLE)
+def create_warehouses(state: State) -> None:
+    """Makes both warehouses' databases, each owned by its own role, where they are missing."""
+    owners = {WAREHOUSE_DATABASE: WAREHOUSE_ROLE, FS2_DATABASE: FS2_ROLE}
+    passwords = {WAREHOUSE_ROLE: "POSTGRES_PASSWORD", FS2_ROLE: "DEMO_FS2_PASSWORD"}
+    for database, role in owners.items():
+        with _superuser(state, state.warehouse.port, "postgres") as session:
+            _create_role(session, role, state.variables[passwords[role]])
+            _create_database(session, database, owner=role)
 
 
 def fill(session: connection, rows: int) -> None:

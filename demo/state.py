@@ -18,9 +18,13 @@ from extract_load.errors import ExtractLoadError
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_DATABASE, SOURCE_ROLE = "shop", "extract_reader"
 WAREHOUSE_DATABASE = WAREHOUSE_ROLE = "warehouse"
+FS2_DATABASE = FS2_ROLE = "fs2"
+"""A second warehouse, on the same server: what is landed in several targets goes there too."""
 
 _NEEDED = {
     "AIRFLOW_CONN_DIGITALOCEAN_POSTGRES",
+    "AIRFLOW_CONN_FS2_POSTGRES",
+    "DEMO_FS2_PASSWORD",
     "DEMO_READER_PASSWORD",
     "DEMO_SOURCE_PORT",
     "DEMO_SUPERUSER_PASSWORD",
@@ -74,6 +78,7 @@ class State:
             changed.update(_source_variables(source, changed["DEMO_READER_PASSWORD"]))
         if not (self.warehouse.pid or is_free(self.warehouse.port)):
             changed["POSTGRES_PORT"] = str(warehouse)
+            changed.update(_fs2_variables(warehouse, changed["DEMO_FS2_PASSWORD"]))
         return replace(self, variables=changed)
 
     def save(self) -> None:
@@ -160,6 +165,7 @@ def load_or_make_state() -> State:
         directory,
         {
             **_source_variables(source_port, secrets.token_urlsafe(18)),
+            **_fs2_variables(warehouse_port, secrets.token_urlsafe(18)),
             "TARGET_POSTGRES_CONN_ID": "postgres_default",
             "POSTGRES_HOST": HOST,
             "POSTGRES_PORT": str(warehouse_port),
@@ -180,6 +186,15 @@ def _source_variables(port: int, password: str) -> dict[str, str]:
         ),
         "DEMO_SOURCE_PORT": str(port),
         "DEMO_READER_PASSWORD": password,
+    }
+
+
+def _fs2_variables(port: int, password: str) -> dict[str, str]:
+    return {
+        "AIRFLOW_CONN_FS2_POSTGRES": (
+            f"postgresql://{FS2_ROLE}:{password}@{HOST}:{port}/{FS2_DATABASE}"
+        ),
+        "DEMO_FS2_PASSWORD": password,
     }
 
 

@@ -27,7 +27,7 @@ def up() -> None:
         state = _start(state)
     with _step(f"fill the source with about {rows} rows, unless it is"):
         shop.create_source(state, rows)
-        shop.create_warehouse(state)
+        shop.create_warehouses(state)
     report = _extract_load(state, "extract-load run")
     _build_models(state)
     _generate_docs(state)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from extract_load.config import RunSettings, Settings, SizeDefaults, SyncMode, TableSettings
+    from extract_load.connection import check_connection
     from extract_load.connection_parameters import (
         ConnectionParameters,
         Resolver,
@@ -54,6 +55,7 @@ __all__ = [
     "TableResult",
     "TableSettings",
     "already_published",
+    "check_connection",
     "connection_from_airflow",
     "dbt_project_document",
     "load_dbt_project",
@@ -72,6 +74,7 @@ __all__ = [
 
 _HOMES = {
     "config": ("RunSettings", "Settings", "SizeDefaults", "SyncMode", "TableSettings"),
+    "connection": ("check_connection",),
     "connection_parameters": (
         "ConnectionParameters",
         "Resolver",

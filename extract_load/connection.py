@@ -5,6 +5,7 @@ hands the next transaction to another server session, and refuses `options=` in 
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Self
@@ -12,7 +13,12 @@ from typing import Any, Self
 import psycopg2
 from psycopg2 import sql
 
-from extract_load.connection_parameters import ConnectionParameters
+from extract_load.connection_parameters import (
+    ConnectionParameters,
+    Resolver,
+    resolve_connection,
+)
+from extract_load.errors import ExtractLoadError
 from extract_load.retry import CONNECT_ATTEMPTS, Side, attempt, connect_error_from, error_from
 
 CONNECT_TIMEOUT_SECONDS = 10
@@ -86,6 +92,7 @@ class Session:
         self.parameters = parameters
         self.side = side
         self._name = name
+        self._is_ended = False
         self._raw = attempt(self._connect, attempts=attempts)
         self._raw.autocommit = True
 
@@ -116,6 +123,10 @@ class Session:
         """Closes the connection; an open transaction is rolled back by the server."""
         with suppress(psycopg2.Error):
             self._raw.close()
+
+    def forbid(self) -> None:
+        """Lets no further statement begin, from another thread; rolling back stays possible."""
+        self._is_ended = True
 
     def cancel(self) -> None:
         """Ends the statement that runs now, from another thread."""
@@ -188,14 +199,39 @@ class Session:
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
+        if self._is_ended:
+            raise _interrupted()
         try:
             yield
         except psycopg2.Error as exc:
-            raise error_from(exc, self.side, doing) from exc
+            raise error_from(exc, self.side, self.parameters.conn_id, doing) from exc
+
+
+def check_connection(
+    conn_id: str,
+    environ: Mapping[str, str],
+    resolver: Resolver | None = None,
+    attempts: int = CONNECT_ATTEMPTS,
+) -> str:
+    """Returns the version of the server a connection id leads to, having logged in.
+
+    Args:
+        conn_id: The id.
+        environ: Where it is looked up.
+        resolver: Asked first.
+        attempts: How often to try; each has ten seconds.
+
+    Raises:
+        ConfigError: If nobody knows the connection, or it lacks a host.
+        ExtractLoadError: If the server cannot be reached or refuses.
+    """
+    parameters = resolve_connection(conn_id, environ, resolver)
+    with Session(parameters, "source", attempts=attempts) as session:
+        return str(session.execute("SHOW server_version", doing="ask for the version")[0][0])
 
 
 class SessionRegistry:
-    """The sessions a run has open, so that a signal can end them all."""
+    """The sessions a run has open, so that a signal can end them all, and any to come."""
 
     def __init__(self, name: str) -> None:
         """Opens none.
@@ -206,11 +242,15 @@ class SessionRegistry:
         self._name = name
         self._lock = threading.Lock()
         self._open: set[Session] = set()
+        self._is_ended = False
 
     def open(self, parameters: ConnectionParameters, side: Side) -> Session:
-        """Returns a new session that `cancel_all` knows."""
+        """Returns a new session that `end_all` knows."""
         session = Session(parameters, side, self._name)
         with self._lock:
+            if self._is_ended:
+                session.close()
+                raise _interrupted()
             self._open.add(session)
         return session
 
@@ -220,9 +260,31 @@ class SessionRegistry:
         with self._lock:
             self._open.discard(session)
 
-    def cancel_all(self) -> None:
-        """Ends what runs in every session."""
+    def end_all(self, limit_seconds: float) -> None:
+        """Ends what runs in every session, and lets nothing more begin.
+
+        A cancelled statement alone would not do: between two statements nothing runs. A server
+        that does not answer takes a cancel request no better than the statement.
+
+        Args:
+            limit_seconds: How long to wait for servers to take the requests.
+        """
         with self._lock:
+            self._is_ended = True
             sessions = list(self._open)
         for session in sessions:
-            session.cancel()
+            session.forbid()
+        threads = [threading.Thread(target=session.cancel, daemon=True) for session in sessions]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + limit_seconds
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _interrupted() -> ExtractLoadError:
+    return ExtractLoadError(
+        "the run was interrupted",
+        "It was told to end. What was not published by then is not.",
+        "Run again: the table at hand starts over.",
+    )

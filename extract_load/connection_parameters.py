@@ -80,12 +80,14 @@ def resolve_connection(
         or _from_postgres_variables(conn_id, environ)
     )
     if found is None:
+        uri = f"{_variable(conn_id)}=postgresql://user:password@host:5432/database, percent-encoded"
         raise ConfigError(
             f'connection "{conn_id}" is not defined',
             f"There is no {_variable(conn_id)} in the environment"
             + (", and no connection of that name in Airflow." if resolver else "."),
-            f"Set {_variable(conn_id)}=postgresql://user:password@host:5432/database, "
-            "percent-encoded, or name a file that does with --env-file.",
+            f"Add it under Admin > Connections, or set {uri}."
+            if resolver
+            else f"Set {uri}, or name a file that does with --env-file.",
         )
     missing = [name for name in ("host", "database", "user") if not getattr(found, name)]
     if missing:

@@ -81,16 +81,16 @@ def settings_from_manifest(
     Raises:
         ConfigError: If the declarations hold any problem.
     """
-    wanted = None if unique_ids is None else set(unique_ids)
+    sources = manifest["sources"]
+    nodes = [sources[unique_id] for unique_id in (sources if unique_ids is None else unique_ids)]
     declared = [
         _declaration(
             schema=node["schema"],
             table={"name": node["name"], "identifier": node["identifier"]},
             metas=[node["config"]["meta"]],
         )
-        for unique_id, node in manifest["sources"].items()
+        for node in nodes
         if "extract_load" in node["config"].get("meta", {})
-        and (wanted is None or unique_id in wanted)
     ]
     return settings_from_document(_document(declared), "dbt manifest", environ)
 

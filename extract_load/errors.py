@@ -4,6 +4,7 @@
     ├── ConfigError          settings or arguments are wrong; exit status 2
     ├── SourceError          the source refused or cannot do it
     │   └── SourceUnavailable    ... and may be there again in a moment (retryable)
+    │       └── SnapshotLost         ... but only a new run gets another snapshot
     ├── TargetError          the target refused or cannot do it
     │   └── TargetUnavailable    ... and may be there again in a moment (retryable)
     ├── SchemaMismatch       source and raw table do not fit together
@@ -92,6 +93,10 @@ class SourceUnavailable(SourceError):
     """The source cannot be reached now; trying again may help."""
 
     retryable = True
+
+
+class SnapshotLost(SourceUnavailable):
+    """The run's snapshot of the source no longer serves; a new run takes another."""
 
 
 class TargetError(ExtractLoadError):

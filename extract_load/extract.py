@@ -21,7 +21,7 @@ from extract_load.chunking import Chunk
 from extract_load.config import CursorType, TableSettings
 from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
-from extract_load.errors import ConfigError, SourceError, SourceUnavailable
+from extract_load.errors import ConfigError, SnapshotLost, SourceError, SourceUnavailable
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.modes import cursor_of
 from extract_load.planner import TablePlan, lsn_number
@@ -135,7 +135,7 @@ class SourceSnapshot:
                 "SELECT pg_relation_filenode(to_regclass(%(name)s))", {"name": table.name.regclass}
             )
             if now[0][0] != table.file_node:
-                raise SourceUnavailable(
+                raise SnapshotLost(
                     f'"{table.name}" was truncated or rewritten during the run',
                     "The snapshot no longer shows what the table held. Nothing was published.",
                     "Run again: it takes a new snapshot.",
@@ -156,7 +156,9 @@ class SourceSnapshot:
             session.begin(begin, {"search_path": PREDICATE_PATH})
         except SourceError as error:
             self._registry.close(session)
-            raise SourceUnavailable(
+            if isinstance(error, SourceUnavailable):
+                raise  # the connection, not the snapshot
+            raise SnapshotLost(
                 "the source's snapshot is gone", error.detail, "Run again: it takes a new one."
             ) from error
         return session

@@ -16,7 +16,7 @@ from extract_load.config import Deletes, SyncMode, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
-from extract_load.errors import ExtractLoadError, SchemaMismatch, SourceUnavailable
+from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
 from extract_load.extract import SourceSnapshot, count_rows, read_since, require_boolean
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.planner import TablePlan, TargetState, fingerprint_of, is_overtaken, plan_table
@@ -191,7 +191,7 @@ class Landing:
         except SchemaMismatch:  # a column the settings name is gone
             is_same = False
         if not is_same:
-            raise SourceUnavailable(
+            raise SnapshotLost(
                 f'"{plan.settings.source}" was altered during the run',
                 "Its columns or types are not those the first chunk was read with. "
                 "Nothing was published.",
@@ -232,7 +232,12 @@ class Landing:
                 return load_chunk(session, self._source, load, chunk)
 
         started = time.monotonic()
-        stats = attempt(once, attempts=1 + load.plan.settings.max_retries, on_retry=self._on_retry)
+        stats = attempt(
+            once,
+            attempts=1 + load.plan.settings.max_retries,
+            on_retry=self._on_retry,
+            unless=SnapshotLost,
+        )
         self.counts.add_chunk()
         if stats is not None:
             self.counts.add(stats)
@@ -248,7 +253,11 @@ class Landing:
 
     @contextmanager
     def _worker_session(self) -> Iterator[Session]:
-        """A session to the target for one chunk; one that failed is not used again."""
+        """A session to the target for one chunk; one that failed is not used again.
+
+        Nor is one that idles then: a server that went took them all, and each would cost an
+        attempt.
+        """
         try:
             session = self._idle.get_nowait()
         except queue.Empty:
@@ -257,12 +266,17 @@ class Landing:
             yield session
         except BaseException:
             self._registry.close(session)
+            self._close_idle()
             raise
         self._idle.put(session)
 
     def _close_idle(self) -> None:
-        while not self._idle.empty():
-            self._registry.close(self._idle.get_nowait())
+        while True:
+            try:
+                session = self._idle.get_nowait()
+            except queue.Empty:
+                return
+            self._registry.close(session)
 
     def _on_retry(self, error: ExtractLoadError) -> None:
         self.counts.add_retry()

@@ -126,11 +126,11 @@ class Heartbeat:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def stop(self) -> None:
+    def stop(self, limit_seconds: float = _BEAT_LIMIT_SECONDS) -> None:
         """Stops; returns when no beat is under way, or after a limit."""
         self._ended.set()
         for thread in tuple(self._threads):
-            thread.join(timeout=_BEAT_LIMIT_SECONDS)
+            thread.join(timeout=limit_seconds)
 
     def add_target(self, parameters: ConnectionParameters) -> None:
         """Beats for the run's leases in one more target, over a connection of its own."""

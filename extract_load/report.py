@@ -113,7 +113,7 @@ class RunReport:
             [*heads, "bytes", "seconds", "rows/s", "status"],
             (
                 [
-                    result.source,
+                    self._name(result),
                     result.target_connection,
                     result.sync_mode,
                     *(f"{getattr(result, name):,}" for name in counts),
@@ -129,6 +129,13 @@ class RunReport:
         )
         errors = "".join(f"\n{result.error}\n" for result in self.failed)
         return f"{self._headline()}\n\n{table}{errors}\n{self._bottom_line()}"
+
+    def _name(self, result: TableResult) -> str:
+        """The source table, with its raw table where a target has several of it."""
+        place = (result.source, result.target_connection)
+        same = [one for one in self.tables if (one.source, one.target_connection) == place]
+        raw_table = result.target.partition(".")[2]
+        return f"{result.source} as {raw_table}" if len(same) > 1 else result.source
 
     def _headline(self) -> str:
         targets = {table.target_connection for table in self.tables}

@@ -53,12 +53,13 @@ _HINTS = {
 }
 
 
-def error_from(exc: psycopg2.Error, side: Side, doing: str) -> ExtractLoadError:
+def error_from(exc: psycopg2.Error, side: Side, conn_id: str, doing: str) -> ExtractLoadError:
     """Returns our error for one that psycopg2 raised while doing something.
 
     Args:
         exc: What psycopg2 raised.
-        side: Which server.
+        side: Which side of a run the server stands on.
+        conn_id: Which server: with several targets the side alone would not tell.
         doing: What we did, as in "could not <doing>".
     """
     terminal, unavailable = _ERRORS[side]
@@ -72,7 +73,9 @@ def error_from(exc: psycopg2.Error, side: Side, doing: str) -> ExtractLoadError:
     more = exc.diag.message_detail or ""
     error = kind(
         f"could not {doing}",
-        f"The {side} said: {said}" + (f" ({more})" if more else "") + _state_note(state),
+        f'The {side} "{conn_id}" said: {said}'
+        + (f" ({more})" if more else "")
+        + _state_note(state),
         _HINTS.get(state or "", _RUN_AGAIN if retryable else _LOOK),
     )
     error.sqlstate = state
@@ -102,6 +105,7 @@ def attempt(
     *,
     attempts: int,
     on_retry: Callable[[ExtractLoadError], None] = lambda _: None,
+    unless: type[ExtractLoadError] | None = None,
 ) -> Result:
     """Returns what the action returns, repeating it while its error is retryable.
 
@@ -109,6 +113,7 @@ def attempt(
         action: Done up to `attempts` times, with growing, jittered pauses of up to 5 s.
         attempts: At least 1.
         on_retry: Told of each error that is followed by another attempt.
+        unless: A retryable error that repeating this action cannot mend.
 
     Raises:
         ExtractLoadError: The last one, when no attempt succeeded.
@@ -119,10 +124,14 @@ def attempt(
         if isinstance(error, ExtractLoadError):
             on_retry(error)
 
+    def may_help(exc: BaseException) -> bool:
+        is_hopeless = unless is not None and isinstance(exc, unless)
+        return isinstance(exc, ExtractLoadError) and exc.retryable and not is_hopeless
+
     return Retrying(
         stop=stop_after_attempt(attempts),
         wait=wait_exponential_jitter(multiplier=0.2, max=5, jitter=0.3),
-        retry=retry_if_exception(lambda exc: isinstance(exc, ExtractLoadError) and exc.retryable),
+        retry=retry_if_exception(may_help),
         before_sleep=tell,
         reraise=True,
     )(action)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -33,6 +33,9 @@ from extract_load.selection import resolve_all, select_tables
 Value = TypeVar("Value")
 
 logger = log.get_logger(__name__)
+
+_END_SECONDS = 1.0
+"""After a signal: for servers to take a cancel request, then for tables to tell the ledger."""
 
 
 def _no_progress(plan: TablePlan, counts: LandingCounts) -> None:
@@ -113,13 +116,8 @@ class Run:
     def execute(self) -> RunReport:
         """Returns the report when every table is done or has failed."""
         started_at, started = _now(), time.monotonic()
-        try:
-            results = self._land_all()
-        except BaseException:
-            self._registry.cancel_all()
-            raise
-        finally:
-            self._close_sources()
+        results = self._land_all()
+        self._close_sources()
         report = RunReport(
             run_id=self.run_id,
             started_at=started_at,
@@ -156,15 +154,20 @@ class Run:
 
     def _land_all(self) -> tuple[TableResult, ...]:
         tables_in_parallel = self._settings.run.tables_in_parallel
-        with ThreadPoolExecutor(tables_in_parallel, thread_name_prefix="table") as pool:
-            futures = [pool.submit(copy_context().run, self._land, table) for table in self._tables]
-            try:
-                return tuple(future.result() for future in futures)
-            except BaseException:
-                # A signal: what runs is ended, so that the pool can be left.
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._registry.cancel_all()
-                raise
+        pool = ThreadPoolExecutor(tables_in_parallel, thread_name_prefix="table")
+        futures = [pool.submit(copy_context().run, self._land, table) for table in self._tables]
+        try:
+            results = tuple(future.result() for future in futures)
+        except BaseException:
+            # A signal. Some threads may sit in a call that ends only with its server: the process
+            # is left to end them, and with them their connections.
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._registry.end_all(_END_SECONDS)
+            self._heartbeat.stop(0.0)
+            wait(futures, timeout=_END_SECONDS)
+            raise
+        pool.shutdown()
+        return results
 
     def _land(self, table: TableSettings) -> TableResult:
         result = TableResult(

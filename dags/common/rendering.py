@@ -4,74 +4,46 @@ All of it happens while a DAG file is parsed, out of dbt's manifest alone: no da
 no Variable.
 """
 
-import json
 import os
-import shlex
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, TaskGroup, TriggerRule
-from cosmos import ProfileConfig, RenderConfig
+from cosmos import RenderConfig
 from cosmos.constants import DbtResourceType, LoadMode, SourceRenderingBehavior, TestBehavior
 from cosmos.dbt.graph import DbtNode
 
-from common.connections import TargetProfileMapping
+from common.checks import ConnectionCheckOperator
+from common.declared_tables import DeclaredTable, Target, declared_tables, siblings_of
+from common.manifest import Manifest
 from common.operator import ExtractLoadOperator
-from extract_load import ConfigError, Settings, settings_from_manifest
-
-ROOT = Path(__file__).resolve().parents[2]
-DBT_PROJECT = ROOT / "dbt_project"
-DEFAULT_DAG = "digitalocean_data_copy_dag"
-"""Lands the tables that name no DAG."""
-
-Manifest = Mapping[str, Any]
+from common.placement import place_nodes
+from extract_load import Settings, settings_from_manifest
 
 
 @dataclass(frozen=True)
-class DeclaredTables:
-    """The tables of a dbt project, as one DAG sees them."""
+class DagPart:
+    """What one DAG lands and builds of a dbt project."""
 
     landed: Mapping[str, Settings]
-    """What the DAG lands: a run of one table, into all its targets, for each source, by dbt's
-    unique id."""
-    elsewhere: tuple[str, ...]
-    """dbt's names of the sources another DAG lands."""
+    """A run of one table, into all its targets, for each source the DAG lands, by unique id."""
+    siblings: Mapping[str, list[Collection[Target]]]
+    """The targets of each other table that the DAG lands from the same source, by unique id."""
+    unique_ids: frozenset[str]
+    """Every node and source that stands in the DAG."""
+
+    @cached_property
+    def table_names(self) -> list[str]:
+        """The landed tables, as their sources write them."""
+        return sorted({one.tables[0].source.written for one in self.landed.values()})
 
 
-def manifest_path() -> Path:
-    """Returns where dbt's manifest is; EXTRACT_LOAD_MANIFEST names another file."""
-    named = os.environ.get("EXTRACT_LOAD_MANIFEST")
-    return Path(named).absolute() if named else DBT_PROJECT / "target" / "manifest.json"
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Returns dbt's manifest.
-
-    Raises:
-        ConfigError: If there is none, or it cannot be read.
-    """
-    try:
-        manifest: Manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise ConfigError(
-            f'there is no dbt manifest at "{path}"',
-            "The DAG is drawn from the file that dbt writes when it parses its project.",
-            f"Run: {_parse_command(path)}",
-        ) from exc
-    except (OSError, ValueError) as exc:
-        raise ConfigError(
-            f'the dbt manifest "{path}" cannot be read',
-            f"{exc}.",
-            f"Let dbt write it again: {_parse_command(path)}",
-        ) from exc
-    return manifest
-
-
-def declared_tables(manifest: Manifest, dag_id: str) -> DeclaredTables:
-    """Returns which of the declared tables a DAG lands.
+def part_of_dag(manifest: Manifest, dag_id: str) -> DagPart:
+    """Returns what a DAG lands and builds.
 
     Args:
         manifest: dbt's.
@@ -82,34 +54,36 @@ def declared_tables(manifest: Manifest, dag_id: str) -> DeclaredTables:
     """
     sources = manifest["sources"]
     declared = [uid for uid, node in sources.items() if "extract_load" in node["config"]["meta"]]
-    settings_from_manifest(manifest, os.environ, declared)  # the problems of all at once
-    settings = {uid: settings_from_manifest(manifest, os.environ, [uid]) for uid in declared}
-    own = {uid for uid, one in settings.items() if (one.tables[0].dag or DEFAULT_DAG) == dag_id}
-    return DeclaredTables(
+    together = settings_from_manifest(manifest, os.environ, declared)  # all problems at once
+    tables = dict(zip(declared, declared_tables(together), strict=True))
+    placed = place_nodes(manifest, {uid: table.dag_id for uid, table in tables.items()})
+    own = {uid: table for uid, table in tables.items() if placed[uid] == dag_id}
+    same_source = defaultdict(list)
+    for table in own.values():
+        same_source[table.source].append(table)
+    return DagPart(
         landed={
-            uid: settings[uid]
-            for uid in declared
-            if uid in own and any(table.enabled for table in settings[uid].tables)
+            uid: settings_from_manifest(manifest, os.environ, [uid])
+            for uid, table in own.items()
+            if _is_enabled(table)
         },
-        elsewhere=tuple(
-            f"{sources[uid]['source_name']}.{sources[uid]['name']}"
-            for uid in declared
-            if uid not in own
-        ),
+        siblings={uid: siblings_of(table, same_source[table.source]) for uid, table in own.items()},
+        unique_ids=frozenset(uid for uid, placed_in in placed.items() if placed_in == dag_id),
     )
 
 
-def render_config(tables: DeclaredTables) -> RenderConfig:
-    """Returns how Cosmos draws the dbt project around the loads."""
+def render_config(part: DagPart, select: list[str]) -> RenderConfig:
+    """Returns how Cosmos draws a part of a dbt project around the loads.
+
+    Args:
+        part: The part.
+        select: dbt selectors that narrow it down; none keeps all of it.
+    """
     return RenderConfig(
         load_method=LoadMode.DBT_MANIFEST,
-        # What is built on another DAG's tables is built there.
-        exclude=[f"source:{name}+" for name in tables.elsewhere],
+        select=select,
         source_rendering_behavior=SourceRenderingBehavior.ALL,
-        node_converters={
-            DbtResourceType.SOURCE: _source_converter(tables.landed),
-            DbtResourceType("exposure"): _no_task,
-        },
+        node_converters={DbtResourceType.SOURCE: _source_converter(part)},
         # With True a tested source would lose its tests, and a second one its task id.
         node_conversion_by_task_group=False,
         test_behavior=TestBehavior.AFTER_EACH,
@@ -120,48 +94,61 @@ def render_config(tables: DeclaredTables) -> RenderConfig:
     )
 
 
-def target_profile(conn_id: str) -> ProfileConfig:
-    """Returns dbt's profile over a connection of Airflow, in the schemas of DBT_TARGET."""
-    dbt_target = os.environ.get("DBT_TARGET", "dev")
-    schema = "marts" if dbt_target == "prod" else os.environ.get("DBT_USER", dbt_target)
-    return ProfileConfig(
-        profile_name="warehouse",
-        target_name=dbt_target,
-        profile_mapping=TargetProfileMapping(
-            conn_id,
-            profile_args={
-                "schema": schema,
-                "threads": 4,
-                "connect_timeout": 10,
-                "application_name": "dbt",
-            },
-        ),
-    )
+def _is_enabled(table: DeclaredTable) -> bool:
+    return any(one.enabled for one in table.landed)
 
 
-def _no_task(**_: Any) -> None:
-    """Nothing to run for a node; without a converter Cosmos warns of each at every parse."""
-
-
-def _source_converter(landed: Mapping[str, Settings]) -> Callable[..., BaseOperator | TaskGroup]:
+def _source_converter(part: DagPart) -> Callable[..., BaseOperator | TaskGroup]:
     """What makes a task of a dbt source; Cosmos wants a plain function."""
 
     def convert_source(
         dag: DAG, task_group: TaskGroup | None, node: DbtNode, **_: Any
     ) -> BaseOperator | TaskGroup:
-        if node.unique_id not in landed:
+        if node.unique_id not in part.landed:
             return _loads_ended(dag)
         # A tested source stands in a group of its own. One without tests gets the same: the name
         # of a task, and with it its history, does not depend on whether there is a test.
         tested = node.has_non_detached_test
         group = task_group if tested else TaskGroup(node.name, dag=dag, parent_group=task_group)
+        settings = part.landed[node.unique_id]
         load = ExtractLoadOperator(
-            task_id="extract_load", dag=dag, task_group=group, settings=landed[node.unique_id]
+            task_id="extract_load",
+            dag=dag,
+            task_group=group,
+            settings=settings,
+            siblings=part.siblings[node.unique_id],
         )
+        [_check(dag, conn_id) for conn_id in _needed(settings)] >> load
         load >> [_loads_ended(dag), _loads_succeeded(dag)]
         return load if tested else group
 
     return convert_source
+
+
+def _needed(settings: Settings) -> list[str]:
+    """The connections without which nothing of a table can be landed.
+
+    Of several targets none is: one that is down is told by the load, which serves the others.
+    """
+    targets = {table.target_connection for table in settings.tables}
+    needed = {settings.tables[0].source_connection, *(targets if len(targets) == 1 else ())}
+    return sorted(needed)
+
+
+def _check(dag: DAG, conn_id: str) -> BaseOperator:
+    group = dag.task_group.get_child_by_label(_CHECKS) if _has_checks(dag) else None
+    group = group or TaskGroup(_CHECKS, dag=dag, parent_group=dag.task_group)
+    task_id = f"{_CHECKS}.{conn_id}"
+    if task_id in dag.task_dict:
+        return dag.task_dict[task_id]
+    return ConnectionCheckOperator(task_id=conn_id, dag=dag, task_group=group, conn_id=conn_id)
+
+
+_CHECKS = "connections"
+
+
+def _has_checks(dag: DAG) -> bool:
+    return _CHECKS in dag.task_group.children
 
 
 def _loads_ended(dag: DAG) -> BaseOperator:
@@ -187,15 +174,3 @@ def _gate(dag: DAG, task_id: str, trigger_rule: TriggerRule) -> BaseOperator:
     return EmptyOperator(
         task_id=task_id, dag=dag, task_group=dag.task_group, trigger_rule=trigger_rule
     )
-
-
-def _parse_command(manifest: Path) -> str:
-    """A command line that writes the manifest: parsing needs an address, not a server."""
-    address = "POSTGRES_HOST=localhost POSTGRES_USER=nobody POSTGRES_PASSWORD=none POSTGRES_DB=none"
-    options = {
-        "--project-dir": DBT_PROJECT,
-        "--profiles-dir": ROOT / "profiles",
-        "--target-path": manifest.parent,
-    }
-    words = [word for option in options.items() for word in map(str, option)]
-    return f"{address} dbt parse {shlex.join(words)}"

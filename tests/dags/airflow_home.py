@@ -14,6 +14,7 @@ from tests.support.command import Outcome
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
 DAG_ID = "digitalocean_data_copy_dag"
+HYBRID_ID = "hybrid_data_copy_dag"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,16 @@ class AirflowHome:
             timeout: Seconds it may take.
         """
         return self._run([_program("airflow"), *arguments], timeout)
+
+    def python(self, program: str, timeout: float = 60) -> Outcome:
+        """Returns the outcome of a Python program beside this Airflow.
+
+        Args:
+            program: Its text. It finds `common` as DAG files do.
+            timeout: Seconds it may take.
+        """
+        path = f"import sys; sys.path.append({str(DAGS)!r})\n"
+        return self._run([sys.executable, "-c", path + program], timeout)
 
     def read_dags(self, folder: Path = DAGS) -> DagFolder:
         """Returns what Airflow finds in a folder of DAG files; what parsing touches is refused."""

@@ -38,7 +38,7 @@ def without_manifest(home: AirflowHome) -> DagFolder:
 @pytest.fixture(scope="session")
 def manifest(home: AirflowHome, without_manifest: DagFolder) -> Path:
     """The manifest, made by the command that Airflow's import error tells to run."""
-    (error,) = without_manifest.import_errors.values()
+    error, *_ = without_manifest.import_errors.values()
     command = re.search(r"^hint: Run: (.*)$", error, re.MULTILINE)
     assert command is not None, error
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

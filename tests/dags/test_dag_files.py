@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.dags.airflow_home import DAG_ID, DAGS, ROOT, AirflowHome, DagFolder
+from tests.dags.airflow_home import DAG_ID, DAGS, HYBRID_ID, ROOT, AirflowHome, DagFolder
+from tests.dags.large_manifest import write_large_manifest
 
 DAG_FILES = sorted(DAGS.glob("*.py"))
 READERS = {
@@ -25,6 +27,10 @@ READERS = {
     "digitalocean_stocks": {"stg_digitalocean__stocks.run"},
 }
 LOADS = {f"{source}.extract_load" for source in READERS}
+CHECKS = {"connections.digitalocean_postgres", "connections.postgres_default"}
+COPY_DAGS = {DAG_ID: CHECKS, HYBRID_ID: {"connections.digitalocean_postgres"}}
+"""Each with its tasks that look whether a server can be reached."""
+OTHERS = {"loads_ended", "loads_succeeded", "table_configs"}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,13 @@ def nodes(manifest: Path) -> dict[str, dict[str, Any]]:
 
 def downstream(dags: DagFolder, task_id: str) -> set[str]:
     return {other for other, task in dags.tasks.items() if task_id in task["upstream"]}
+
+
+def dag_of(nodes: dict[str, dict[str, Any]], unique_id: str) -> str:
+    """Where a node of the sample stands: only `users_local` has several targets."""
+    parents = nodes[unique_id].get("depends_on", {}).get("nodes", [])
+    is_hybrid = "users_local" in unique_id or any("users_local" in parent for parent in parents)
+    return HYBRID_ID if is_hybrid else DAG_ID
 
 
 def own_tests(nodes: dict[str, dict[str, Any]], unique_id: str) -> list[dict[str, Any]]:
@@ -64,18 +77,25 @@ def task_ids(nodes: dict[str, dict[str, Any]], unique_id: str) -> set[str]:
 
 def test_every_dag_file_can_be_read(dags: DagFolder) -> None:
     assert dags.import_errors == {}
-    assert set(dags.dags) == {path.stem for path in DAG_FILES} == {DAG_ID}
+    assert set(dags.dags) == {path.stem for path in DAG_FILES} >= set(COPY_DAGS)
 
 
 def test_no_dbt_node_is_missing_and_none_is_rendered_twice(
     dags: DagFolder, nodes: dict[str, dict[str, Any]]
 ) -> None:
-    expected = [task_id for unique_id in nodes for task_id in task_ids(nodes, unique_id)]
-    assert len(expected) == len(set(expected))
-    assert set(dags.tasks) == {*expected, "loads_ended", "loads_succeeded"}
+    for dag_id, checks in COPY_DAGS.items():
+        expected = [
+            task_id
+            for unique_id in nodes
+            if dag_of(nodes, unique_id) == dag_id
+            for task_id in task_ids(nodes, unique_id)
+        ]
+        assert len(expected) == len(set(expected))
+        assert set(dags.dags[dag_id]["tasks"]) == {*expected, *checks, *OTHERS}
     built = [
         task["node"]
-        for task in dags.tasks.values()
+        for dag_id in COPY_DAGS
+        for task in dags.dags[dag_id]["tasks"].values()
         if task["operator"] in {"DbtRunLocalOperator", "DbtSnapshotLocalOperator"}
     ]
     kinds = {"model", "snapshot"}
@@ -89,7 +109,7 @@ def test_each_model_waits_for_just_the_tables_it_reads(dags: DagFolder) -> None:
     assert loads == LOADS
     for source, readers in READERS.items():
         load = f"{source}.extract_load"
-        assert dags.tasks[load]["upstream"] == []
+        assert set(dags.tasks[load]["upstream"]) == CHECKS
         assert downstream(dags, load) == {f"{source}.test", "loads_ended", "loads_succeeded"}
         assert dags.tasks[f"{source}.test"]["upstream"] == [load]
         assert downstream(dags, f"{source}.test") == readers
@@ -100,6 +120,7 @@ def test_each_model_waits_for_just_the_tables_it_reads(dags: DagFolder) -> None:
 def test_edges_are_those_of_dbt(dags: DagFolder, nodes: dict[str, dict[str, Any]]) -> None:
     """A node waits for the tests of what it reads, and for nothing else."""
     for unique_id, node in nodes.items():
+        tasks = dags.dags[dag_of(nodes, unique_id)]["tasks"]
         made = [task_id for task_id in task_ids(nodes, unique_id) if not task_id.endswith(".test")]
         if node["resource_type"] == "source" or not made:
             continue
@@ -108,7 +129,7 @@ def test_edges_are_those_of_dbt(dags: DagFolder, nodes: dict[str, dict[str, Any]
             sorted(task_ids(nodes, parent), key=lambda task_id: task_id.endswith(".test"))[-1]
             for parent in parents
         }
-        assert set(dags.tasks[made[0]]["upstream"]) == last, unique_id
+        assert set(tasks[made[0]]["upstream"]) == last, unique_id
 
 
 def test_the_ledger_is_read_when_all_loads_have_ended(dags: DagFolder) -> None:
@@ -130,10 +151,11 @@ def test_a_failed_load_always_makes_the_run_red(dags: DagFolder) -> None:
 
 
 def test_runs_do_not_overlap_and_missed_ones_are_not_caught_up(dags: DagFolder) -> None:
-    dag = dags.dags[DAG_ID]
-    assert dag["max_active_runs"] == 1
-    assert dag["catchup"] is False
-    assert dag["schedule"] == ["0 2 * * *", "Asia/Seoul"]
+    for dag in dags.dags.values():
+        assert dag["max_active_runs"] == 1
+        assert dag["catchup"] is False
+    assert dags.dags[DAG_ID]["schedule"] == ["0 2 * * *", "Asia/Seoul"]
+    assert dags.dags[HYBRID_ID]["schedule"] == ["30 2 * * *", "Asia/Seoul"]
 
 
 def test_loads_share_the_source_and_are_tried_once_more(dags: DagFolder) -> None:
@@ -143,6 +165,34 @@ def test_loads_share_the_source_and_are_tried_once_more(dags: DagFolder) -> None
         assert task["pool"] == "source_digitalocean_postgres"
         assert task["pool"] in pools
         assert (task["retries"], task["retry_minutes"]) == (1, 5)
+
+
+def test_tasks_have_the_time_limit_of_the_defaults_file(dags: DagFolder) -> None:
+    for dag_id in COPY_DAGS:
+        for task_id, task in dags.dags[dag_id]["tasks"].items():
+            assert task["limit_seconds"] == 7200, task_id
+
+
+def test_a_load_into_several_targets_waits_for_none_of_them(dags: DagFolder) -> None:
+    """The one that is down is told by the load, which serves the others."""
+    load = dags.dags[HYBRID_ID]["tasks"]["digitalocean_users_local.extract_load"]
+    assert load["upstream"] == ["connections.digitalocean_postgres"]
+    assert [uri for _, uri in load["outlets"]] == [
+        "extract-load://postgres_default/raw_data/digitalocean_users_local",
+        "extract-load://fs2_postgres/raw_data/digitalocean_users_fs2",
+    ]
+
+
+def test_the_trigger_form_asks_for_what_a_run_may_be_asked(dags: DagFolder) -> None:
+    for dag_id in COPY_DAGS:
+        assert {name: param["value"] for name, param in dags.dags[dag_id]["params"].items()} == {
+            "full_refresh": False,
+            "select": [],
+            "allow_deletes": False,
+            "since": None,
+        }
+    select = dags.dags[HYBRID_ID]["params"]["select"]["schema"]
+    assert select["items"]["enum"] == ["public.users"]
 
 
 def test_each_load_has_the_asset_of_its_raw_table(dags: DagFolder) -> None:
@@ -185,11 +235,26 @@ def test_parsing_is_quick(dags: DagFolder) -> None:
     assert dags.cpu_seconds < 1
 
 
+def test_parsing_500_tables_is_quick_too(home: AirflowHome, manifest: Path, tmp_path: Path) -> None:
+    """All DAG files together, half of the tables in each. A task of dbt's costs Cosmos 0.7 ms."""
+    large = tmp_path / "manifest.json"
+    write_large_manifest(manifest, large, 500, dict.fromkeys(range(0, 500, 2), HYBRID_ID))
+    found = replace(home, manifest=large).read_dags()
+    assert found.import_errors == {}
+    loads = [t for d in COPY_DAGS for t in found.dags[d]["tasks"] if t.endswith("extract_load")]
+    assert len(loads) == 500
+    assert found.touched == []
+    # Other programs on the machine make a parse slower, and nothing makes it quicker.
+    again = (replace(home, manifest=large).read_dags().cpu_seconds for _ in range(4))
+    assert found.cpu_seconds < 0.5 or any(seconds < 0.5 for seconds in again)
+
+
 def test_a_missing_manifest_is_told_with_the_command_that_makes_it(
     without_manifest: DagFolder, home: AirflowHome, manifest: Path
 ) -> None:
     """The fixture `manifest` has run that command."""
-    (error,) = without_manifest.import_errors.values()
+    error, *others = without_manifest.import_errors.values()
+    assert len(others) == len(COPY_DAGS) - 1
     assert f'error: there is no dbt manifest at "{home.manifest}"' in error
     assert "\ndetail: The DAG is drawn from the file that dbt writes" in error
     assert "dbt parse --project-dir " in error

@@ -22,10 +22,10 @@ from demo.detached import DetachedProgram
 from demo.embedded_server import HOST, free_ports
 from demo.state import ROOT, State, load_or_make_state, make_state_directory
 from extract_load import ExtractLoadError
-from tests.dags.airflow_home import DAG_ID
+from tests.dags.airflow_home import DAG_ID, HYBRID_ID
 from tests.support.command import Outcome
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)  # two whole DAGs
 LOAD = "digitalocean_users.extract_load"
 PROGRAMS = ("api-server", "scheduler", "dag-processor")
 
@@ -59,7 +59,7 @@ def demo(servers_directory: Path) -> Iterator[State]:
                 server.create(state.variables["DEMO_SUPERUSER_PASSWORD"])
                 server.start()
             shop.create_source(state, 1000)
-            shop.create_warehouse(state)
+            shop.create_warehouses(state)
             yield state
         finally:
             for server in servers:
@@ -78,6 +78,23 @@ def call(port: str, method: str, path: str, token: str = "", body: Any = None) -
         return json.loads(text)
     finally:
         session.close()
+
+
+def trigger(port: str, dag_id: str, token: str) -> str:
+    path = f"/api/v2/dags/{dag_id}/dagRuns"
+    return str(call(port, "POST", path, token, {"logical_date": None})["dag_run_id"])
+
+
+def has_ended(port: str, dag_id: str, run: str, token: str) -> bool:
+    found = call(port, "GET", f"/api/v2/dags/{dag_id}/dagRuns/{run}", token)
+    return found["state"] in {"success", "failed"}
+
+
+def task_states(port: str, dag_id: str, run: str, token: str) -> dict[str, str]:
+    path = f"/api/v2/dags/{dag_id}/dagRuns/{run}/taskInstances?limit=100"
+    found = call(port, "GET", path, token)
+    assert found["total_entries"] == len(found["task_instances"])
+    return {task["task_id"]: task["state"] for task in found["task_instances"]}
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
@@ -173,13 +190,19 @@ def test_it_runs_the_dag_shows_a_log_and_leaves_nothing_behind(demo: State) -> N
         runs = f"/api/v2/dags/{DAG_ID}/dagRuns"
         assert call(port, "GET", runs, token)["total_entries"] == 0  # starting runs nothing
         run = call(port, "POST", runs, token, {"logical_date": None})["dag_run_id"]
-        task = f"{runs}/{run}/taskInstances/{LOAD}"
-        wait_for(lambda: call(port, "GET", task, token)["state"] == "success")
+        both = {DAG_ID: run, HYBRID_ID: trigger(port, HYBRID_ID, token)}
+        wait_for(lambda: all(has_ended(port, *one, token) for one in both.items()), seconds=500)
+        states = {one: task_states(port, one, both[one], token) for one in both}
+        assert {one: set(found.values()) for one, found in states.items()} == {
+            one: {"success"} for one in both
+        }, states
+        assert LOAD in states[DAG_ID]
+        assert "snap_digitalocean__users_local.snapshot" in states[HYBRID_ID]
         pool = call(port, "GET", "/api/v2/pools/source_digitalocean_postgres", token)
         assert pool["slots"] == 4
 
         lines = local_airflow(demo.directory, "logs", DAG_ID, LOAD).stdout.splitlines()
-        assert [line for line in lines if " INFO  published rows=60 " in line]
+        assert [line for line in lines if " INFO  published run=" in line and " rows=60 " in line]
         assert [line for line in lines if line.endswith(" done")]
         assert not [line for line in lines if "::group::" in line or "task_id=" in line]
         of_run = local_airflow(demo.directory, "logs", DAG_ID, LOAD, run)

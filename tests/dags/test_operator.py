@@ -2,22 +2,28 @@
 
 import json
 import logging
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
+from psycopg2 import sql
 
-from common.connections import TargetProfileMapping, airflow_connection
+from common.airflow_lookup import airflow_connection
 from common.operator import ExtractLoadOperator
+from common.target_profile import TargetProfileMapping
 from demo.embedded_server import free_ports
 from tests.support.landing import SOURCE_ID, TARGET_ID, environment, settings
 from tests.support.servers import PASSWORD, Database
 
-Landed = Callable[..., tuple[dict[str, Any], Any]]
+Landed = Callable[..., tuple[Any, Any]]
 """Lands a table and returns the report and what the asset's event carries."""
 
 TABLE = {"source": "public.users", "sync_mode": "xmin_incremental"}
@@ -31,14 +37,29 @@ def landed(source: Database, target: Database, monkeypatch: pytest.MonkeyPatch) 
     for name, uri in environment(source, target).items():
         monkeypatch.setenv(name, uri)
 
-    def run(**table: Any) -> tuple[dict[str, Any], Any]:
-        task = ExtractLoadOperator(task_id="load", settings=settings({**TABLE, **table}))
+    def run(
+        params: dict[str, Any] | None = None, try_number: int = 2, **table: Any
+    ) -> tuple[Any, Any]:
+        task = load_task(**table)
         events = OutletEventAccessors()
-        ti = SimpleNamespace(dag_id="a_dag", run_id="a_run", task_id="load", try_number=2)
-        report = task.execute({"ti": ti, "outlet_events": events})
-        return report, events[task.outlets[0]].extra
+        report: Any = task.execute({**context(try_number, params), "outlet_events": events})
+        return report, events[task.outlets[0]].extra if task.outlets else None
 
     return run
+
+
+def load_task(**table: Any) -> ExtractLoadOperator:
+    return ExtractLoadOperator(task_id="load", settings=settings({**TABLE, **table}))
+
+
+def context(try_number: int = 1, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What Airflow tells a task about itself."""
+    names = {"dag_id": "a_dag", "run_id": "a_run", "task_id": "load"}
+    return {
+        "ti": SimpleNamespace(**names, try_number=try_number),
+        "params": params or {},
+        "outlet_events": OutletEventAccessors(),
+    }
 
 
 def test_the_task_returns_the_report_and_tells_the_assets_readers(
@@ -205,3 +226,120 @@ def test_one_target_that_is_down_fails_the_task_by_name_and_leaves_the_other_pub
     with pytest.raises(AirflowException, match='could not connect to target "fs2_postgres"'):
         landed(targets=TWO_TARGETS)
     assert target.execute("SELECT count(*) FROM raw_data.users_local") == [(2,)]
+
+
+def test_a_retry_works_on_the_missing_target_and_tells_of_both(
+    landed: Landed,
+    target: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (nobody_listens,) = free_ports(1)
+    with monkeypatch.context() as down, fresh_beside(target) as fs2:
+        down.setenv("AIRFLOW_CONN_FS2_POSTGRES", replace(fs2, port=nobody_listens).uri)
+        with pytest.raises(AirflowException, match="could not connect"):
+            landed(targets=TWO_TARGETS, try_number=1)
+        down.setenv("AIRFLOW_CONN_FS2_POSTGRES", fs2.uri)
+        task = load_task(targets=TWO_TARGETS)
+        with caplog.at_level(logging.INFO):
+            report: Any = task.execute(context(try_number=2))
+        assert [table["target_connection"] for table in report["tables"]] == ["fs2_postgres"]
+        assert "published by an earlier try, left alone: raw_data.users_local" in caplog.text
+        assert len(task.outlets) == 2, "the first try's event was lost with its failure"
+        assert fs2.execute("SELECT count(*) FROM raw_data.users_fs2") == [(2,)]
+        ledger = "SELECT status FROM extract_load.table_runs"
+        assert target.execute(ledger) == fs2.execute(ledger) == [("done",)]
+
+        # Cleared after all is well, the task lands everything again.
+        again: Any = load_task(targets=TWO_TARGETS).execute(context(try_number=3))
+        assert [table["status"] for table in again["tables"]] == ["done", "done"]
+
+
+@contextmanager
+def fresh_beside(database: Database) -> Iterator[Database]:
+    """Another database of the same server."""
+    other = replace(database, name=f"{database.name}_fs2")
+    database.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(other.name)))
+    try:
+        yield other
+    finally:
+        drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(other.name))
+        database.execute(drop)
+
+
+def test_a_table_that_was_not_selected_is_left_alone(
+    landed: Landed, target: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        report, extra = landed(params={"select": ["public.orders"]})
+    assert report is extra is None, "nothing was published, so no asset has an event"
+    assert "not selected in the trigger form: nothing is done" in caplog.text
+    assert target.execute("SELECT to_regclass('raw_data.digitalocean_users')") == [(None,)]
+    report, _ = landed(params={"select": ["public.users"]})
+    assert report["tables"][0]["status"] == "done"
+
+
+def test_the_trigger_form_asks_for_a_baseline(landed: Landed) -> None:
+    landed()
+    assert not landed()[0]["tables"][0]["baseline"]
+    assert landed(params={"full_refresh": True})[0]["tables"][0]["baseline"]
+
+
+def test_the_trigger_form_allows_deletes(landed: Landed, source: Database) -> None:
+    landed()
+    source.execute("DELETE FROM users")
+    with pytest.raises(AirflowFailException, match="is empty"):
+        landed()
+    report, _ = landed(params={"allow_deletes": True})
+    assert report["tables"][0]["rows_deleted"] == 2
+
+
+def test_since_is_for_tables_with_a_cursor(
+    landed: Landed, source: Database, target: Database
+) -> None:
+    landed(params={"since": "1"})
+    keys = {"sync_mode": "incremental_sync", "incremental_field": "id"}
+    raw = "raw_data.digitalocean_users_by_id"
+    landed(**keys, target=raw)
+    source.execute("DELETE FROM users WHERE id = 1; INSERT INTO users VALUES (0)")
+    landed(**keys, target=raw)
+    assert target.execute(f"SELECT min(id) FROM {raw}") == [(1,)]
+    landed(**keys, target=raw, params={"since": "0"})
+    assert target.execute(f"SELECT min(id) FROM {raw}") == [(0,)]
+
+
+def test_a_table_that_is_switched_off_has_no_event(landed: Landed) -> None:
+    report, extra = landed(enabled=False)
+    assert report["tables"][0]["status"] == "skipped"
+    assert extra is None
+
+
+@pytest.mark.usefixtures("landed")
+def test_a_task_that_is_killed_ends_its_load(source: Database) -> None:
+    """As Airflow does it: a signal, whose handler calls on_kill in the main thread."""
+    source.execute("INSERT INTO users SELECT n FROM generate_series(3, 100) AS n")
+    source.execute(
+        "CREATE FUNCTION public.slow(int) RETURNS boolean LANGUAGE sql STABLE "
+        "AS 'SELECT pg_sleep(0.1) IS NOT NULL'"
+    )
+    task = load_task(custom_where="public.slow(id)", sync_mode="full_sync")
+    previous = signal.signal(signal.SIGALRM, lambda *_: task.on_kill())
+    signal.alarm(2)
+    started = time.monotonic()
+    try:
+        with pytest.raises(AirflowException, match="stopped from outside"):
+            task.execute(context())
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert time.monotonic() - started < 8
+    task.on_kill()  # between loads it does nothing
+
+
+def test_the_time_limit_is_the_one_that_holds_when_the_task_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = load_task()
+    limits = json.dumps({"dags": {"a_dag": {"max_execution_seconds": 90}}})
+    monkeypatch.setenv("AIRFLOW_VAR_EXECUTION_MONITORING_CONFIGS", limits)
+    task.pre_execute(context())
+    assert task.execution_timeout == timedelta(seconds=90)

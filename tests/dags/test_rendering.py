@@ -1,6 +1,7 @@
 """How declarations become tasks: manifests that differ from the repository's."""
 
 import json
+import os
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from common.rendering import target_profile
+from common.declarations import read_defaults
+from common.target_profile import target_profile
 from extract_load import ConfigError
 from tests.dags.airflow_home import DAG_ID, DAGS
 
@@ -125,7 +127,9 @@ def test_models_land_in_the_schemas_that_profiles_yml_says(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    profile = target_profile("postgres_default")
+    profile = target_profile(
+        "postgres_default", read_defaults(os.environ)["dbt_configs"]["dbt_target"]
+    )
     assert profile.target_name == dbt_target
     assert profile.profile_mapping.profile_args["schema"] == schema
 
@@ -135,9 +139,10 @@ def test_a_table_with_several_targets_is_one_task(draw: Callable[..., DAG]) -> N
         declare(
             document,
             "users",
+            dag=DAG_ID,
             targets=[
                 {"conn_id": "postgres_default", "table": "raw_data.digitalocean_users"},
-                {"conn_id": "fs2_postgres", "table": "raw_data.digitalocean_users_fs2"},
+                {"conn_id": "fs2_postgres", "table": "raw_data.users_elsewhere"},
             ],
         )
 
@@ -148,5 +153,5 @@ def test_a_table_with_several_targets_is_one_task(draw: Callable[..., DAG]) -> N
     ]
     assert [outlet.uri for outlet in load.outlets] == [
         "extract-load://postgres_default/raw_data/digitalocean_users",
-        "extract-load://fs2_postgres/raw_data/digitalocean_users_fs2",
+        "extract-load://fs2_postgres/raw_data/users_elsewhere",
     ]

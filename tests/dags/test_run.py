@@ -105,8 +105,9 @@ def test_every_task_succeeds(good_night: Night, dags: DagFolder) -> None:
 @pytest.mark.usefixtures("good_night")
 def test_every_raw_table_equals_its_source(airflow: Airflow) -> None:
     tables = load_dbt_project(ROOT / "dbt_project", {}).tables
-    assert len(tables) == len(TABLES)
-    for table in tables:
+    landed = [table for table in tables if "users_" not in table.target.table]
+    assert len(landed) == len(TABLES)
+    for table in landed:
         keys = {"source": str(table.source), "target": str(table.target)}
         if table.custom_where:
             keys["custom_where"] = table.custom_where.written

@@ -56,6 +56,8 @@ class Project:
     def deletes(self, source: Node) -> str:
         """Returns how a landed table follows deletes; the sync mode decides where it is silent."""
         settings = source["config"]["meta"]["extract_load"]
+        warehouse, *_ = settings.get("targets", [{}])
+        settings = {**settings, **warehouse}
         by_mode = "ignore" if settings["sync_mode"] == "incremental_sync" else "hard"
         return str(settings.get("deletes", by_mode))
 

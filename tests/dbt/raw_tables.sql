@@ -96,6 +96,13 @@ select
     '2025-02-01 00:00+00'
 from generate_series(1, 10) as n;
 
+create table raw_data.digitalocean_users_local (
+    like raw_data.digitalocean_users including all
+);
+
+insert into raw_data.digitalocean_users_local
+select * from raw_data.digitalocean_users;
+
 insert into raw_data.digitalocean_products
 select
     n,
@@ -178,6 +185,7 @@ with
 tables (name, source_table, sync_mode) as (
     values
     ('users', 'public.users', 'full_sync'),
+    ('users_local', 'public.users', 'full_sync'),
     ('products', 'public.products', 'full_sync'),
     ('orders', 'public.orders', 'incremental_sync'),
     ('order_items', 'public.order_items', 'xmin_incremental'),

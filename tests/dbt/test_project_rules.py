@@ -13,7 +13,7 @@ from tests.dbt.project import Node, Project
 from tests.dbt.warehouse import PROJECT, ROOT, Outcome
 
 NAMES: dict[str, Callable[[str], str]] = {
-    "staging": lambda area: rf"stg_{area}__[a-z_]+s",
+    "staging": lambda area: rf"stg_{area}__[a-z_]+s(_local)?",
     "intermediate": lambda _: r"int_[a-z_]+s_[a-z]+ed(_to_[a-z_]+)?",
     "marts": lambda _: r"(fct|dim|bridge|rpt)_[a-z_]+s",
 }
@@ -157,7 +157,7 @@ def test_an_incremental_model_is_driven_by_loaded_at_and_learns_of_deletions(
 def test_a_snapshot_reads_where_it_sees_deletes(project: Project) -> None:
     """The staging model where they are soft, the source where they are hard."""
     snapshots = project.nodes("snapshot")
-    assert len(snapshots) == 2
+    assert len(snapshots) == 3
     for snapshot in snapshots:
         (parent,) = project.parents(snapshot)
         is_source = parent["resource_type"] == "source"
@@ -220,7 +220,7 @@ def test_the_settings_are_the_same_by_yaml_and_by_manifest(project: Project) -> 
     by_manifest = settings_from_manifest(project.manifest, {})
     assert set(by_yaml.tables) == set(by_manifest.tables)
     assert by_yaml.run == by_manifest.run
-    assert len(by_yaml.tables) == 6
+    assert len(by_yaml.tables) == 8
 
 
 def test_dbt_takes_no_file_of_the_project_for_a_plugin() -> None:

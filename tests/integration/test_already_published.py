@@ -10,43 +10,29 @@ from demo.embedded_server import EmbeddedServer, free_ports
 from extract_load import already_published
 from extract_load.config import Settings
 from extract_load.runner import RunOptions, run
-from extract_load.settings_file import settings_from_document
-from tests.support.landing import SOURCE_ID
 from tests.support.servers import Database, fresh_database
 from tests.support.tables import create_items
+from tests.support.targets import TARGET_IDS, connection_variables, three_targets
 
-IDS = ("one", "two", "three")
 TASK = {"dag_id": "a_dag", "run_id": "manual__1", "task_id": "load"}
 
 
 @pytest.fixture
 def targets(target_server: EmbeddedServer) -> Iterator[dict[str, Database]]:
     with ExitStack() as stack:
-        yield {name: stack.enter_context(fresh_database(target_server, name)) for name in IDS}
+        yield {
+            name: stack.enter_context(fresh_database(target_server, name)) for name in TARGET_IDS
+        }
 
 
 @pytest.fixture
 def names(source: Database, targets: dict[str, Database]) -> dict[str, str]:
     create_items(source, 100)
-    databases = {SOURCE_ID: source, **targets}
-    return {f"AIRFLOW_CONN_{name.upper()}": where.uri for name, where in databases.items()}
-
-
-def tables(**two: Any) -> Settings:
-    """One source in three targets; the second may be made to fail."""
-    landed: list[dict[str, Any]] = [
-        {"conn_id": name, "table": f'raw_data."items {name}"'} for name in IDS
-    ]
-    landed[1].update(two)
-    document = {
-        "source_connection": SOURCE_ID,
-        "tables": [{"source": "public.items", "targets": landed}],
-    }
-    return settings_from_document(document, "test settings")
+    return connection_variables(source, targets)
 
 
 BROKEN = {"sync_mode": "incremental_sync", "incremental_field": "absent"}
-FIRST_AND_THIRD = {("one", 'raw_data."items one"'), ("three", 'raw_data."items three"')}
+FIRST_AND_THIRD = {("one", "raw_data.items_one"), ("three", "raw_data.items_three")}
 
 
 def land(settings: Settings, names: dict[str, str], **invoked_by: Any) -> list[str]:
@@ -55,48 +41,48 @@ def land(settings: Settings, names: dict[str, str], **invoked_by: Any) -> list[s
 
 
 def test_what_is_done_beside_a_failure(names: dict[str, str]) -> None:
-    assert land(tables(**BROKEN), names) == ["done", "failed", "done"]
-    assert already_published(tables(), names, TASK) == FIRST_AND_THIRD
+    assert land(three_targets(BROKEN), names) == ["done", "failed", "done"]
+    assert already_published(three_targets(), names, TASK) == FIRST_AND_THIRD
 
 
 def test_all_done_is_asked_for_again(names: dict[str, str]) -> None:
     """A task that a person cleared after its success is to do its work."""
-    assert land(tables(), names) == ["done", "done", "done"]
-    assert already_published(tables(), names, TASK) == frozenset()
+    assert land(three_targets(), names) == ["done", "done", "done"]
+    assert already_published(three_targets(), names, TASK) == frozenset()
 
 
 def test_a_switched_off_table_is_not_missing(names: dict[str, str]) -> None:
-    off = tables(enabled=False)
+    off = three_targets({"enabled": False})
     assert land(off, names) == ["done", "skipped", "done"]
     assert already_published(off, names, TASK) == frozenset()
 
 
 def test_nothing_done_without_a_ledger(names: dict[str, str]) -> None:
-    assert already_published(tables(), names, TASK) == frozenset()
+    assert already_published(three_targets(), names, TASK) == frozenset()
 
 
 def test_the_newest_try_decides(names: dict[str, str]) -> None:
-    land(tables(), names)
-    land(tables(**BROKEN), names, try_number=2)
-    assert already_published(tables(), names, TASK) == FIRST_AND_THIRD
-    land(tables(), names, try_number=3)
-    assert already_published(tables(), names, TASK) == frozenset()
+    land(three_targets(), names)
+    land(three_targets(BROKEN), names, try_number=2)
+    assert already_published(three_targets(), names, TASK) == FIRST_AND_THIRD
+    land(three_targets(), names, try_number=3)
+    assert already_published(three_targets(), names, TASK) == frozenset()
 
 
 @pytest.mark.parametrize("other", TASK)
 def test_another_task_another_run_another_dag_prove_nothing(
     names: dict[str, str], other: str
 ) -> None:
-    land(tables(**BROKEN), names, **{other: "another"})
-    assert already_published(tables(), names, TASK) == frozenset()
+    land(three_targets(BROKEN), names, **{other: "another"})
+    assert already_published(three_targets(), names, TASK) == frozenset()
 
 
 def test_a_killed_try_published_nothing(
     names: dict[str, str], targets: dict[str, Database]
 ) -> None:
-    land(tables(), names)
+    land(three_targets(), names)
     targets["two"].execute("UPDATE extract_load.table_runs SET status = 'running'")
-    assert already_published(tables(), names, TASK) == FIRST_AND_THIRD
+    assert already_published(three_targets(), names, TASK) == FIRST_AND_THIRD
 
 
 @pytest.mark.parametrize("how", ["no ledger", "down", "undefined"])
@@ -106,7 +92,7 @@ def test_a_target_that_cannot_be_asked_has_nothing(
     how: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    land(tables(), names)
+    land(three_targets(), names)
     if how == "no ledger":
         targets["two"].execute("DROP SCHEMA extract_load CASCADE")
     elif how == "down":
@@ -117,6 +103,6 @@ def test_a_target_that_cannot_be_asked_has_nothing(
         del names["AIRFLOW_CONN_TWO"]
 
     with caplog.at_level("INFO", "extract_load"):
-        assert already_published(tables(), names, TASK) == FIRST_AND_THIRD
+        assert already_published(three_targets(), names, TASK) == FIRST_AND_THIRD
 
     assert caplog.messages.count("target not asked") == (how != "no ledger")

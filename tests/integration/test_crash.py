@@ -2,9 +2,11 @@
 
 import random
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from tests.support.servers import Database
 from tests.support.tables import MODES, RAW, change_items, create_items, leftovers
 
 ROWS = 30_000
+SOON_SECONDS = 4
+"""A signal is obeyed in about one second; the rest is a busy machine's."""
 SMALL_CHUNKS = {"batch_size": 200}
 EVERY_MODE = pytest.mark.parametrize("table", MODES.values(), ids=MODES)
 
@@ -29,13 +33,18 @@ def start(source: Database, target: Database, path: Path) -> subprocess.Popen[by
     )
 
 
-def kill_when(process: subprocess.Popen[bytes], is_time: Callable[[], bool]) -> None:
-    """Kills the process as soon as the condition holds; it must not have ended before."""
+def wait_until(process: subprocess.Popen[bytes], is_time: Callable[[], bool]) -> None:
+    """Waits for the condition; the process must not have ended before."""
     deadline = time.monotonic() + 60
     while not is_time():
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.poll() is None, "the run ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def kill_when(process: subprocess.Popen[bytes], is_time: Callable[[], bool]) -> None:
+    """Kills the process as soon as the condition holds; it must not have ended before."""
+    wait_until(process, is_time)
     process.send_signal(signal.SIGKILL)
     assert process.wait(timeout=10) == -signal.SIGKILL
 
@@ -128,12 +137,54 @@ def test_a_signal_ends_a_run_with_its_status(
     table = {**MODES["full"], "batch_size": 50}
     path = write_settings(tmp_path / "t.yml", {**table, "target": RAW})
     process = start(source, target, path)
-    while loaded_chunks(target) < 3:
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_until(process, lambda: loaded_chunks(target) >= 3)
 
     process.send_signal(number)
 
-    assert process.wait(timeout=10) == status
+    assert process.wait(timeout=SOON_SECONDS) == status
+    assert target.execute("SELECT to_regclass(%s)", (RAW,)) == [(None,)], "the run went on"
+    ((told,),) = target.execute("SELECT error ->> 'primary' FROM extract_load.table_runs")
+    assert told in {"the run was interrupted", None} or told.startswith("could not ")
     land_one(source, target, MODES["full"])
     assert_equal(source, target, MODES["full"])
+
+
+def test_a_signal_ends_a_wait_for_the_lease(
+    source: Database, target: Database, tmp_path: Path
+) -> None:
+    create_items(source, 100)
+    land_one(source, target, MODES["full"])
+    path = write_settings(tmp_path / "t.yml", {**MODES["full"], "target": RAW})
+    holder = target.connect()
+    with holder.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO extract_load.leases"
+            " (target_schema, target_table, token, run_id, backend_pid, backend_start)"
+            " SELECT 'raw_data', 'digitalocean_items', gen_random_uuid(), 'other', pid,"
+            " backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        )
+    process = start(source, target, path)
+    waiting = "SELECT count(*) FROM extract_load.table_runs WHERE status = 'running'"
+    wait_until(process, lambda: target.execute(waiting) == [(1,)])
+
+    process.terminate()
+
+    assert process.wait(timeout=SOON_SECONDS) == 143
+    holder.close()
+
+
+def test_a_signal_ends_a_wait_for_a_silent_server(
+    source: Database, target: Database, tmp_path: Path
+) -> None:
+    """It takes the connection and says nothing: each attempt would last ten seconds."""
+    create_items(source, 100)
+    path = write_settings(tmp_path / "t.yml", {**MODES["full"], "target": RAW})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = start(source, replace(target, port=silent.getsockname()[1]), path)
+        silent.settimeout(20)
+        connection, _ = silent.accept()
+
+        process.terminate()
+
+        assert process.wait(timeout=SOON_SECONDS) == 143
+        connection.close()

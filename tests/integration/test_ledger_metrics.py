@@ -7,7 +7,7 @@ import pytest
 from demo.embedded_server import free_ports
 from extract_load import ledger, table_health
 from extract_load.connection import Session
-from extract_load.connection_parameters import connection_from_airflow
+from extract_load.connection_parameters import resolve_connection
 from tests.support.landing import environment, land, land_one, settings
 from tests.support.servers import Database
 from tests.support.tables import FULL, RAW, create_items
@@ -23,14 +23,8 @@ def items(source: Database) -> Database:
 
 
 def session_to(database: Database) -> Session:
-    fields = {
-        "host": database.host,
-        "port": database.port,
-        "schema": database.name,
-        "login": database.user,
-        "password": database.password,
-    }
-    return Session(connection_from_airflow("postgres_default", fields), "target")
+    names = environment(database, database)
+    return Session(resolve_connection("postgres_default", names), "target")
 
 
 def old_ledger(target: Database) -> None:

@@ -20,14 +20,15 @@ from tests.support.servers import Database
 
 SOURCE_ID = "digitalocean_postgres"
 TARGET_ID = "postgres_default"
+SECOND_TARGET_ID = "fs2_postgres"
 
 
-def environment(source: Database, target: Database) -> dict[str, str]:
-    """Returns the variables that name both databases."""
-    return {
-        f"AIRFLOW_CONN_{SOURCE_ID.upper()}": source.uri,
-        f"AIRFLOW_CONN_{TARGET_ID.upper()}": target.uri,
-    }
+def environment(
+    source: Database, target: Database, second_target: Database | None = None
+) -> dict[str, str]:
+    """Returns the variables that name the databases."""
+    named = {SOURCE_ID: source, TARGET_ID: target, SECOND_TARGET_ID: second_target}
+    return {f"AIRFLOW_CONN_{conn_id.upper()}": d.uri for conn_id, d in named.items() if d}
 
 
 def settings(*tables: Mapping[str, Any], **run_keys: Any) -> Settings:

@@ -6,6 +6,7 @@ from psycopg2 import errors as pg
 
 from extract_load.errors import (
     ExtractLoadError,
+    SnapshotLost,
     SourceError,
     SourceUnavailable,
     TargetError,
@@ -49,7 +50,7 @@ def test_a_failed_connect_is_told_by_its_text(text: str, kind: type[ExtractLoadE
 def test_a_lost_connection_is_retryable(
     raised: psycopg2.Error, kind: type[ExtractLoadError]
 ) -> None:
-    assert type(error_from(raised, "target", "copy")) is kind
+    assert type(error_from(raised, "target", "two", "copy")) is kind
 
 
 def test_serialization_failures_have_a_class_of_their_own() -> None:
@@ -79,6 +80,18 @@ def test_a_terminal_error_is_not_repeated() -> None:
     with pytest.raises(SourceError, match="no"):
         attempt(action, attempts=5)
     assert len(calls) == 1
+
+
+def test_a_retryable_error_that_repeating_cannot_mend_is_not_repeated() -> None:
+    calls: list[int] = []
+
+    def action() -> None:
+        calls.append(1)
+        raise SnapshotLost("gone")
+
+    with pytest.raises(SnapshotLost, match="gone"):
+        attempt(action, attempts=5, unless=SnapshotLost)
+    assert (len(calls), SnapshotLost.retryable) == (1, True)
 
 
 def test_the_last_error_is_raised_when_attempts_are_used_up() -> None:

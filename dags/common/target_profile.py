@@ -1,48 +1,31 @@
-"""Airflow's connections, as the engine and as dbt want them.
+"""dbt's profile over the connection that extract-load loads into.
 
-Both ask `resolve_connection`: one look-up, one password, one rule for TLS. Looked up inside a task,
-never while a DAG file is parsed.
+Looked up inside a task, never while a DAG file is parsed.
 """
 
 import json
 import os
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from airflow.sdk import Connection
-from airflow.sdk.exceptions import AirflowNotFoundException
+from cosmos import ProfileConfig
 from cosmos.profiles import PostgresUserPasswordProfileMapping
 
-from extract_load import (
-    ConfigError,
-    ConnectionParameters,
-    connection_from_airflow,
-    resolve_connection,
-)
+from common.airflow_lookup import airflow_connection
+from common.central_settings import effective_dbt_config
+from extract_load import resolve_connection
 
 
-def airflow_connection(conn_id: str) -> ConnectionParameters | None:
-    """Returns what Airflow knows under a connection id, or None when it knows nothing.
-
-    Args:
-        conn_id: The id.
-
-    Raises:
-        ConfigError: If it leads to another kind of server, or its extra cannot be read.
-    """
-    try:
-        found = Connection.get(conn_id)
-    except AirflowNotFoundException:
-        return None
-    if found.conn_type not in {"postgres", "postgresql"}:
-        raise ConfigError(
-            f'connection "{conn_id}" leads to no PostgreSQL server',
-            f'Its type is "{found.conn_type}".',
-            "Change its type to Postgres, or name another connection.",
-        )
-    # Field by field: the repr of Airflow's Connection prints the password.
-    fields = {name: getattr(found, name) for name in ("host", "port", "schema", "login")}
-    return connection_from_airflow(
-        conn_id, {**fields, "password": found.password, "extra": found.extra}
+def target_profile(conn_id: str, dbt_target: str) -> ProfileConfig:
+    """Returns dbt's profile over a connection of Airflow, in the schemas of a dbt target."""
+    schema = "marts" if dbt_target == "prod" else os.environ.get("DBT_USER", dbt_target)
+    return ProfileConfig(
+        profile_name="warehouse",
+        target_name=dbt_target,
+        profile_mapping=TargetProfileMapping(
+            conn_id,
+            profile_args={"schema": schema, "connect_timeout": 10, "application_name": "dbt"},
+        ),
     )
 
 
@@ -59,6 +42,11 @@ class TargetProfileMapping(PostgresUserPasswordProfileMapping):  # type: ignore[
     }
 
     _conn: Connection | None = None
+
+    @property
+    def profile(self) -> dict[str, Any]:
+        """The profile, with the threads that hold when the task runs."""
+        return {**super().profile, "threads": effective_dbt_config().threads}
 
     @property
     def conn(self) -> Connection:

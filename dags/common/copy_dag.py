@@ -1,0 +1,135 @@
+"""A whole copy DAG: connections checked, tables landed, dbt's models, snapshots and tests."""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import CronTriggerTimetable, Param
+from cosmos import DbtDag, ExecutionConfig, ProjectConfig
+from cosmos.constants import ExecutionMode, InvocationMode
+
+from common.alerts import alert_on_failure
+from common.central_settings import effective_dbt_config
+from common.checks import EntriesCheckOperator
+from common.declarations import read_defaults
+from common.manifest import DBT_PROJECT, ManifestPart, manifest_path, read_manifest
+from common.rendering import DagPart, part_of_dag, render_config
+from common.target_profile import target_profile
+
+DEFAULT_TIMEZONE = "Asia/Seoul"
+
+
+def copy_dag(
+    dag_id: str,
+    *,
+    schedule: str | None = None,
+    timezone: str | None = None,
+    description: str | None = None,
+    default_args: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> DbtDag:
+    """Returns the DAG of the tables whose `dag` it is, with all that dbt builds on them alone.
+
+    What is not given here stands under `dag_configs` in `dags/common/defaults.yml`.
+
+    Args:
+        dag_id: The DAG. A table is moved here by `dag: <dag_id>` in its dbt source.
+        schedule: Cron expression; None and nothing in the defaults file: only by hand.
+        timezone: Its time zone.
+        description: For people.
+        default_args: Airflow's, for every task.
+        kwargs: Other arguments of Airflow's DAG.
+
+    Raises:
+        ConfigError: If there is no manifest, or a declaration is wrong; the DAG file then has an
+            import error that tells all of it.
+    """
+    defaults = read_defaults(os.environ)
+    config = defaults["dag_configs"].get(dag_id, {})
+    path = manifest_path()
+    manifest = read_manifest(path)
+    part = part_of_dag(manifest, dag_id)
+    dbt = defaults["dbt_configs"]
+    project = ProjectConfig(dbt_project_path=DBT_PROJECT, install_dbt_deps=False)
+    project.manifest_path = ManifestPart(manifest, path, part.unique_ids)
+    dag = DbtDag(
+        dag_id=dag_id,
+        description=description or config.get("description"),
+        schedule=_schedule(schedule or config.get("schedule"), timezone or config.get("timezone")),
+        params=_trigger_form(part),
+        default_args={
+            "execution_timeout": _time_limit(dag_id, defaults["execution_monitoring_configs"]),
+            "on_failure_callback": alert_on_failure,
+            **(default_args or {}),
+        },
+        user_defined_macros={"full_refresh_is_configured": _full_refresh_is_configured},
+        project_config=project,
+        profile_config=target_profile(
+            config.get("target_connection", "postgres_default"), str(dbt["dbt_target"])
+        ),
+        render_config=render_config(part, list(dbt["select"])),
+        execution_config=ExecutionConfig(
+            execution_mode=ExecutionMode.LOCAL, invocation_mode=InvocationMode.DBT_RUNNER
+        ),
+        operator_args={
+            "dbt_cmd_global_flags": ["--no-use-colors"],
+            "full_refresh": "{{ params.full_refresh or full_refresh_is_configured() }}",
+        },
+        **{"catchup": False, "max_active_runs": 1, "tags": ["extract-load", "dbt"], **kwargs},
+    )
+    EntriesCheckOperator(
+        task_id="table_configs", dag=dag, task_group=dag.task_group, sources=part.table_names
+    )
+    return dag
+
+
+def _schedule(cron: str | None, timezone: str | None) -> CronTriggerTimetable | None:
+    # Without a start_date, which would run last night's as soon as the DAG is unpaused.
+    return CronTriggerTimetable(cron, timezone=timezone or DEFAULT_TIMEZONE) if cron else None
+
+
+class _Choices(list[str]):
+    """Names nobody changes. Airflow copies a DAG's parameters deeply for each of its tasks."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "_Choices":
+        return self
+
+
+def _trigger_form(part: DagPart) -> dict[str, Param]:
+    tables = _Choices(part.table_names)
+    return {
+        "full_refresh": Param(
+            False,
+            type="boolean",
+            description="Read every table whole, and build dbt's incremental models from scratch.",
+        ),
+        "select": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": tables},
+            examples=tables,
+            description="Land these tables only; none lands all. dbt builds on what is there.",
+        ),
+        "allow_deletes": Param(
+            False,
+            type="boolean",
+            description="Publish although the source is empty or has lost most of its rows.",
+        ),
+        "since": Param(
+            None,
+            type=["null", "string"],
+            description="Let tables of incremental_sync read again from this cursor value on.",
+        ),
+    }
+
+
+def _time_limit(dag_id: str, monitoring: Mapping[str, Any]) -> timedelta | None:
+    own = monitoring.get("dags", {}).get(dag_id, {})
+    seconds = own.get("max_execution_seconds", monitoring.get("max_execution_seconds"))
+    return timedelta(seconds=seconds) if seconds else None
+
+
+def _full_refresh_is_configured() -> bool:
+    """Whether the Variable `dbt_configs` asks for it; called when a task's command is rendered."""
+    return effective_dbt_config().full_refresh
