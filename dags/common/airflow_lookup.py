@@ -61,6 +61,19 @@ def airflow_connection(conn_id: str) -> ConnectionParameters | None:
     )
 
 
+def save_variable(name: str, text: str, description: str) -> None:
+    """Saves an Airflow Variable. For tasks.
+
+    Args:
+        name: Of the Variable.
+        text: Its value.
+        description: What Airflow's page says about it.
+    """
+    from airflow.sdk import Variable
+
+    Variable.set(name, text, description=description)
+
+
 def is_in_task() -> bool:
     """Whether this process is one that Airflow started for a task or for a callback."""
     return hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS")

@@ -3,7 +3,7 @@
 Pure: documents in, values out.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from common.documents import Document
@@ -48,6 +48,10 @@ class DeclaredTable:
         """The connections it is landed over."""
         sources = {one.source_connection for one in self.landed}
         return frozenset(sources | {one.target_connection for one in self.landed})
+
+    def is_named_by(self, entry: object) -> bool:
+        """Whether an entry names targets, and none but this table's."""
+        return isinstance(entry, dict) and _all_of(list(_targets_of(entry)), self.targets)
 
     def repeats(self, key: str, value: object) -> bool:
         """Whether a key that shapes the graph says what is declared."""
@@ -109,6 +113,12 @@ def declared_tables(settings: Settings) -> tuple[DeclaredTable, ...]:
     )
 
 
+def sources_of(entries: Iterable[object]) -> set[TableName]:
+    """Returns the tables that entries name as their source."""
+    named = [_parsed(entry.get("source")) for entry in entries if isinstance(entry, dict)]
+    return {source for source in named if source is not None}
+
+
 def siblings_of(
     table: DeclaredTable, tables: Collection[DeclaredTable]
 ) -> list[Collection[Target]]:
@@ -144,7 +154,8 @@ def entry_of(
             found.append(entry)
     if len(found) > 1:
         problems.append(Problem(label, "", "stands twice; keep one entry."))
-    return found[0] if found else {}
+    own = [entry for entry in found if table.is_named_by(entry)]
+    return (own or found or [{}])[0]
 
 
 def strays(

@@ -59,7 +59,7 @@ class DagEntries:
             problems: Gets what makes its entry unclear, and every key that cannot be changed.
         """
         label = f"{self.label}.{table.source.written}"
-        entry = keyed(entry_of(table, siblings, self.present, label, problems))
+        entry = keyed(entry_of(table, siblings, self._not_stale(table), label, problems))
         last = [keyed(entry_of(table, siblings, one, label, [])) for one in self.written]
         changed = edits(entry, *last)
         # Alone: another problem would repeat the value.
@@ -68,6 +68,11 @@ class DagEntries:
         found = found or list(_target_problems(label, table, entry, last))
         problems += found
         return {} if found else _without_graph(table, changed)
+
+    def _not_stale(self, table: DeclaredTable) -> list[object]:
+        """The entries, without what was written for a landing that is no longer declared."""
+        written = [entry for entries in self.written for entry in entries]
+        return [one for one in self.present if one not in written or table.is_named_by(one)]
 
 
 def entries_of(dag_id: str, variables: Variables, problems: list[Problem]) -> DagEntries:

@@ -13,7 +13,7 @@ from extract_load import Problem
 WRITTEN = "extract_load_written"
 """The Variable that holds what `variable_setup_dag` wrote last into each of the others."""
 BEING_WRITTEN = "being_written"
-"""In it, what a write that is under way, or was killed, puts there next."""
+"""In it, a list: what a write that is under way puts there, and writes that were killed."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ class Variables:
     def bases(self, name: str) -> tuple[Document, ...]:
         """Returns what the program wrote into a Variable: what equals any of it is no edit.
 
-        After a write that was killed there are two.
+        After a write that was killed there are several.
         """
-        written = (self.written.get(name), self.written.get(BEING_WRITTEN, {}).get(name))
-        return tuple(one for one in written if isinstance(one, dict))
+        unfinished = self.written.get(BEING_WRITTEN)
+        writes = [self.written, *(unfinished if isinstance(unfinished, list) else ())]
+        found = [one.get(name) for one in writes if isinstance(one, dict)]
+        return tuple(one for one in found if isinstance(one, dict))
 
     def edits(self, name: str) -> Document:
         """Returns what operators changed in a Variable."""

@@ -115,10 +115,10 @@ def test_a_stale_target_that_nobody_edited_is_no_change() -> None:
 
 def test_half_of_a_killed_writing_is_no_edit() -> None:
     before, after = ({"table_configs": entries({**USERS, "batch_size": n})} for n in (7, 8))
-    find = variables({**before, "being_written": after}, **after)
+    find = variables({**before, "being_written": [after]}, **after)
     assert one(find, batch_size=6).batch_size == 6
     assert (
-        one(variables({**before, "being_written": after}, **before), batch_size=6).batch_size == 6
+        one(variables({**before, "being_written": [after]}, **before), batch_size=6).batch_size == 6
     )
 
 
