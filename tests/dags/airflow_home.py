@@ -2,10 +2,12 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,11 @@ class AirflowHome:
     manifest: Path
     variables: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def dags_folder(self) -> Path:
+        """Where it looks for DAGs."""
+        return Path(self._environment()["AIRFLOW__CORE__DAGS_FOLDER"])
+
     def airflow(self, *arguments: str, timeout: float = 60) -> Outcome:
         """Returns the outcome of an `airflow` command.
 
@@ -63,6 +70,25 @@ class AirflowHome:
             timeout: Seconds it may take.
         """
         return self._run([_program("airflow"), *arguments], timeout)
+
+    def with_variables(self, **variables: str) -> "AirflowHome":
+        """Returns the same home, with more variables in its environment."""
+        return replace(self, variables={**self.variables, **variables})
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Returns what its own database answers."""
+        with closing(sqlite3.connect(self.directory / "airflow.db")) as session:
+            return session.execute(query).fetchall()
+
+    def states(self, dag_id: str) -> dict[str, str]:
+        """Returns how each task of a DAG ended that has run once."""
+        query = f"SELECT task_id, state FROM task_instance WHERE dag_id = '{dag_id}'"
+        return dict(self.rows(query))
+
+    def shell(self, commands: str) -> Outcome:
+        """Returns the outcome of commands; the first that fails ends them."""
+        path = f'PATH="{Path(sys.executable).parent}:$PATH"\n'
+        return self._run(["/bin/sh", "-ec", path + commands], timeout=60)
 
     def python(self, program: str, timeout: float = 60) -> Outcome:
         """Returns the outcome of a Python program beside this Airflow.

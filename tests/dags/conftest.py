@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from demo.embedded_server import EmbeddedServer
 from tests.dags.airflow_home import DAGS, AirflowHome, DagFolder, airflow_variables
+from tests.dags.guide import GuideShop, guide_shop
 
 # Airflow reads these when it is first imported, and would else settle in the user's home.
 _HOME = Path(tempfile.mkdtemp(prefix="extract-load-airflow-"))
@@ -58,3 +61,21 @@ def dags(home: AirflowHome, manifest: Path) -> DagFolder:
     """The DAGs as Airflow reads them."""
     assert manifest.exists()
     return home.read_dags()
+
+
+@pytest.fixture(scope="session")
+def shop(source_server: EmbeddedServer, target_server: EmbeddedServer) -> Iterator[GuideShop]:
+    """The databases of the guide's examples."""
+    with guide_shop(source_server, target_server) as databases:
+        yield databases
+
+
+@pytest.fixture(scope="session")
+def airflow_of_a_user(servers_directory: Path, manifest: Path, shop: GuideShop) -> AirflowHome:
+    """An Airflow with a database, over the guide's databases."""
+    directory = servers_directory / "airflow-of-a-user"
+    directory.mkdir()
+    home = AirflowHome(directory, manifest, shop.variables)
+    migrated = home.airflow("db", "migrate")
+    assert migrated.status == 0, migrated.stderr
+    return home
