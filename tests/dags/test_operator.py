@@ -353,3 +353,29 @@ def test_the_time_limit_is_the_one_that_holds_when_the_task_runs(
     monkeypatch.setenv("AIRFLOW_VAR_EXECUTION_MONITORING_CONFIGS", limits)
     task.pre_execute(context())
     assert task.execution_timeout == timedelta(seconds=90)
+
+
+def test_a_changed_variable_works_on_the_next_run(
+    landed: Landed, monkeypatch: pytest.MonkeyPatch, target: Database
+) -> None:
+    """Without a deployment: the task itself is the same."""
+
+    def change(**keys: Any) -> None:
+        entries = {"a_dag": [{"source": "public.users", **keys}]}
+        monkeypatch.setenv("AIRFLOW_VAR_TABLE_CONFIGS", json.dumps(entries))
+
+    def run() -> dict[str, Any]:
+        return dict(landed({"allow_deletes": True})[0]["tables"][0])
+
+    assert (run()["rows_read"], run()["sync_mode"]) == (2, "xmin_incremental")
+    change(custom_where="id > 1")
+    assert run()["rows_deleted"] == 1
+    change(sync_mode="full_sync", batch_size=1, chunk_mode=True)
+    report = run()
+    assert (report["rows_read"], report["sync_mode"]) == (2, "full_sync")
+    change(sync_mode="full")
+    with pytest.raises(AirflowFailException) as failed:
+        run()
+    assert 'table_configs.a_dag.public.users.sync_mode: "full" is no sync mode' in str(failed.value)
+    assert "hint: Mend the key under Admin > Variables" in str(failed.value)
+    assert target.execute("SELECT count(*) FROM raw_data.digitalocean_users") == [(2,)]
