@@ -92,37 +92,35 @@ def _schedule(cron: str | None, timezone: str | None) -> CronTriggerTimetable | 
     return CronTriggerTimetable(cron, timezone=timezone or DEFAULT_TIMEZONE) if cron else None
 
 
-class _Choices(list[str]):
-    """Names nobody changes. Airflow copies a DAG's parameters deeply for each of its tasks."""
+class _Schema(dict[str, Any]):
+    """What nobody changes. Airflow copies a DAG's parameters deeply for each of its tasks."""
 
-    def __deepcopy__(self, _: dict[int, Any]) -> "_Choices":
+    def __deepcopy__(self, _: dict[int, Any]) -> "_Schema":
         return self
 
 
 def _trigger_form(part: DagPart) -> dict[str, Param]:
-    tables = _Choices(part.table_names)
+    tables = part.table_names
     return {
         "full_refresh": Param(
             False,
-            type="boolean",
             description="Read every table whole, and build dbt's incremental models from scratch.",
+            schema=_Schema(type="boolean"),
         ),
         "select": Param(
             [],
-            type="array",
-            items={"type": "string", "enum": tables},
-            examples=tables,
             description="Land these tables only; none lands all. dbt builds on what is there.",
+            schema=_Schema(type="array", items={"type": "string", "enum": tables}, examples=tables),
         ),
         "allow_deletes": Param(
             False,
-            type="boolean",
             description="Publish although the source is empty or has lost most of its rows.",
+            schema=_Schema(type="boolean"),
         ),
         "since": Param(
             None,
-            type=["null", "string"],
             description="Let tables of incremental_sync read again from this cursor value on.",
+            schema=_Schema(type=["null", "string"]),
         ),
     }
 
