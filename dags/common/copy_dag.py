@@ -19,6 +19,13 @@ from common.target_profile import target_profile
 
 DEFAULT_TIMEZONE = "Asia/Seoul"
 
+_DAG_ARGUMENTS: Mapping[str, Any] = {
+    "on_failure_callback": alert_on_run_failure,
+    "catchup": False,
+    "max_active_runs": 1,
+    "tags": ["extract-load", "dbt"],
+}
+
 
 def copy_dag(
     dag_id: str,
@@ -73,13 +80,7 @@ def copy_dag(
             "dbt_cmd_global_flags": ["--no-use-colors"],
             "full_refresh": "{{ params.full_refresh or full_refresh_is_configured() }}",
         },
-        **{
-            "on_failure_callback": alert_on_run_failure,
-            "catchup": False,
-            "max_active_runs": 1,
-            "tags": ["extract-load", "dbt"],
-            **kwargs,
-        },
+        **{**_DAG_ARGUMENTS, **kwargs},
     )
     EntriesCheckOperator(
         task_id="table_configs", dag=dag, task_group=dag.task_group, sources=part.table_names
