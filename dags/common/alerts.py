@@ -24,6 +24,8 @@ _MAIL_HINT = (
     'Check the connection "{}": host, port, user and password, and in its extra from_email, '
     "disable_ssl and disable_tls."
 )
+_TOLD = "alert_told"
+"""XCom of a failed task that somebody was told of."""
 _KILLED = (
     "the task ended without a word: it was killed, or its worker is gone",
     "Airflow found it dead; nothing of it is known beyond its log.",
@@ -69,10 +71,41 @@ def recipients_of(dag_id: str) -> Recipients:
 def alert_on_failure(context: Context) -> None:
     """Tells that a task has failed for good: an `on_failure_callback` of tasks.
 
+    Where Airflow found the task dead the callback runs in the dag-processor, without an exception.
+    Then it is left to the DAG's callback, if that is ours.
+
     Args:
         context: Of the task.
     """
-    tell_failure(context)
+    ti, exception = context["ti"], context.get("exception")
+    if exception is None and _is_told_at_the_end(context["dag"]):
+        logger.info("told when the run has ended")
+    elif tell_failure(context) and exception is not None:
+        ti.xcom_push(key=_TOLD, value=True)
+
+
+def alert_on_run_failure(context: Context) -> None:
+    """Tells of tasks that died without a word: an `on_failure_callback` of DAGs.
+
+    For a task whose process alone was killed, as when memory runs out, Airflow calls nothing.
+
+    Args:
+        context: Of the run, in the dag-processor.
+    """
+    ti, dag = context.get("ti"), context["dag"]
+    if ti is None or not _has_airflow_at_hand():
+        logger.info("nobody knows here how the tasks of the run ended")
+        return
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+    failed = [task_id for task_id, state in states.items() if state == "failed"]
+    # The instances of a mapped task have names of their own here: they are not looked at.
+    dead = [
+        task_id for task_id in failed if task_id in dag.task_dict and not _was_told(ti, task_id)
+    ]
+    if dead:
+        alerts = [Alert(ti.dag_id, _about(dag.get_task(task_id)), *_KILLED) for task_id in dead]
+        run_page = ti.log_url.split("/tasks/")[0]
+        tell(Message(tuple(alerts), link=run_page), recipients_of(ti.dag_id))
 
 
 def tell_failure(context: Context) -> bool:
@@ -81,8 +114,7 @@ def tell_failure(context: Context) -> bool:
     A mail is left to Airflow where the task has `email` and `email_on_failure` itself.
 
     Args:
-        context: Of the task. Where Airflow found the task dead, the callback runs in the
-            dag-processor, and there is no exception in it.
+        context: Of the task.
     """
     task, ti = context["task"], context["ti"]
     who = recipients_of(ti.dag_id)
@@ -149,6 +181,22 @@ def _mail(message: Message, to: tuple[str, ...]) -> None:
     except Exception as exc:  # noqa: BLE001 - a backend's, whose text may repeat a secret
         told = f"Airflow told {type(exc).__name__}."
         raise MailFailed("no mail could be sent", told, hint) from None
+
+
+def _is_told_at_the_end(dag: Any) -> bool:
+    callbacks = dag.on_failure_callback
+    return alert_on_run_failure in (callbacks if isinstance(callbacks, list) else [callbacks])
+
+
+def _was_told(ti: Any, task_id: str) -> bool:
+    return ti.xcom_pull(task_ids=task_id, key=_TOLD) is not None
+
+
+def _has_airflow_at_hand() -> bool:
+    """Not in `airflow dags test`, where no task dies alone either."""
+    from airflow.sdk.execution_time import task_runner
+
+    return hasattr(task_runner, "SUPERVISOR_COMMS")
 
 
 def _about(task: Any) -> str:

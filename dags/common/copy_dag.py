@@ -9,7 +9,7 @@ from airflow.sdk import CronTriggerTimetable, Param
 from cosmos import DbtDag, ExecutionConfig, ProjectConfig
 from cosmos.constants import ExecutionMode, InvocationMode
 
-from common.alerts import alert_on_failure
+from common.alerts import alert_on_failure, alert_on_run_failure
 from common.central_settings import effective_dbt_config
 from common.checks import EntriesCheckOperator
 from common.declarations import read_defaults
@@ -18,6 +18,13 @@ from common.rendering import DagPart, part_of_dag, render_config
 from common.target_profile import target_profile
 
 DEFAULT_TIMEZONE = "Asia/Seoul"
+
+_DAG_ARGUMENTS: Mapping[str, Any] = {
+    "on_failure_callback": alert_on_run_failure,
+    "catchup": False,
+    "max_active_runs": 1,
+    "tags": ["extract-load", "dbt"],
+}
 
 
 def copy_dag(
@@ -73,7 +80,7 @@ def copy_dag(
             "dbt_cmd_global_flags": ["--no-use-colors"],
             "full_refresh": "{{ params.full_refresh or full_refresh_is_configured() }}",
         },
-        **{"catchup": False, "max_active_runs": 1, "tags": ["extract-load", "dbt"], **kwargs},
+        **{**_DAG_ARGUMENTS, **kwargs},
     )
     EntriesCheckOperator(
         task_id="table_configs", dag=dag, task_group=dag.task_group, sources=part.table_names
