@@ -1,32 +1,43 @@
 """dbt's manifest: what DAGs are drawn from, while their files are parsed."""
 
 import io
-import json
 import os
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
+
+import msgspec
 
 from extract_load import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT_PROJECT = ROOT / "dbt_project"
 
-Manifest = Mapping[str, Any]
 
-_DRAWN = (
-    "resource_type",
-    "depends_on",
-    "package_name",
-    "original_file_path",
-    "tags",
-    "config",
-    "freshness",
-    "fqn",
-)
-"""What Cosmos draws a node from. Left out are the SQL and the columns: nine tenths of the file."""
+class Node(TypedDict, total=False):
+    """What is read of a node or a source: nine tenths of the file are SQL and columns."""
+
+    resource_type: str
+    package_name: str
+    original_file_path: str
+    depends_on: dict[str, Any]
+    tags: list[str]
+    config: dict[str, Any]
+    freshness: Any
+    fqn: list[str]
+    schema: str
+    name: str
+    identifier: str
+
+
+class Manifest(TypedDict):
+    """What is read of dbt's manifest, by unique id."""
+
+    metadata: dict[str, Any]
+    nodes: dict[str, Node]
+    sources: dict[str, Node]
 
 
 def manifest_path() -> Path:
@@ -60,8 +71,7 @@ def read_manifest(path: Path) -> Manifest:
 
 @lru_cache(maxsize=1)
 def _read(path: Path, _modified: int, _size: int) -> Manifest:
-    manifest: Manifest = json.loads(path.read_text(encoding="utf-8"))
-    return manifest
+    return msgspec.json.decode(path.read_bytes(), type=Manifest)
 
 
 class ManifestPart(os.PathLike[str]):
@@ -94,19 +104,18 @@ class ManifestPart(os.PathLike[str]):
 
     def open(self, mode: str = "r") -> IO[Any]:
         """Returns the part as a file."""
-        return io.BytesIO(self._text.encode()) if "b" in mode else io.StringIO(self._text)
+        return io.BytesIO(self._text) if "b" in mode else io.StringIO(self._text.decode())
 
     @cached_property
-    def _text(self) -> str:
+    def _text(self) -> bytes:
         kept = {
-            kind: {
-                unique_id: {key: node[key] for key in _DRAWN if key in node}
-                for unique_id, node in self._manifest[kind].items()
-                if unique_id in self._unique_ids
-            }
-            for kind in ("nodes", "sources")
+            kind: {uid: node for uid, node in nodes.items() if uid in self._unique_ids}
+            for kind, nodes in (
+                ("nodes", self._manifest["nodes"]),
+                ("sources", self._manifest["sources"]),
+            )
         }
-        return json.dumps({"metadata": self._manifest["metadata"], **kept})
+        return msgspec.json.encode({"metadata": self._manifest["metadata"], **kept})
 
 
 def _parse_command(manifest: Path) -> str:

@@ -4,11 +4,9 @@ Pure: a manifest in, DAG ids out.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from common.declared_tables import SINGLE_TARGET_DAG
-
-Manifest = Mapping[str, Any]
+from common.manifest import Manifest, Node
 
 
 def place_nodes(manifest: Manifest, dag_of_source: Mapping[str, str]) -> dict[str, str]:
@@ -54,10 +52,10 @@ def _beside(dag_ids: set[str]) -> str:
     return SINGLE_TARGET_DAG if SINGLE_TARGET_DAG in dag_ids or not dag_ids else min(dag_ids)
 
 
-def _parents(nodes: Mapping[str, Any], unique_id: str) -> list[str]:
+def _parents(nodes: Mapping[str, Node], unique_id: str) -> list[str]:
     found: list[str] = nodes.get(unique_id, {}).get("depends_on", {}).get("nodes", [])
     return found
 
 
-def _is_test(nodes: Mapping[str, Any], unique_id: str) -> bool:
+def _is_test(nodes: Mapping[str, Node], unique_id: str) -> bool:
     return bool(nodes.get(unique_id, {}).get("resource_type") == "test")
