@@ -17,7 +17,10 @@ def placed(dag_of_source: dict[str, str], **parents: list[str]) -> dict[str, str
         }
         for name, names in parents.items()
     }
-    manifest: Any = {"sources": {name: {} for name in sources | dag_of_source.keys()}, "nodes": nodes}
+    manifest: Any = {
+        "sources": {name: {} for name in sources | dag_of_source.keys()},
+        "nodes": nodes,
+    }
     return place_nodes(manifest, dag_of_source)
 
 
