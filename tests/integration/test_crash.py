@@ -134,7 +134,11 @@ def test_a_signal_ends_a_run_with_its_status(
     source: Database, target: Database, number: signal.Signals, status: int, tmp_path: Path
 ) -> None:
     create_items(source, ROWS)
-    table = {**MODES["full"], "batch_size": 50}
+    source.execute(  # 30 seconds, however late a busy machine sends the signal
+        "CREATE FUNCTION public.slow(bigint) RETURNS boolean LANGUAGE sql STABLE "
+        "AS 'SELECT pg_sleep(0.001) IS NOT NULL'"
+    )
+    table = {**MODES["full"], "batch_size": 50, "custom_where": "public.slow(id)"}
     path = write_settings(tmp_path / "t.yml", {**table, "target": RAW})
     process = start(source, target, path)
     wait_until(process, lambda: loaded_chunks(target) >= 3)
