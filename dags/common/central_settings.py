@@ -29,6 +29,7 @@ from common.variable_shapes import (
     check_connection,
     check_keys,
     problems_of_shape,
+    thresholds_of,
     value_of,
 )
 from common.variables import Variables, read_variables
@@ -108,11 +109,10 @@ def effective_monitoring(dag_id: str, find: FindVariable = find_variable) -> Mon
     """
     name = "execution_monitoring_configs"
     document = overlaid(read_defaults(os.environ)[name], _read((name,), find).edits(name))
-    by_dag = document.pop("dags", {})
-    if isinstance(by_dag, dict):  # else its check says so
-        by_dag = {key: value for key, value in by_dag.items() if key == dag_id}
-    _raise(problems_of_shape(name, {**document, "dags": by_dag}))
-    return value_of(MonitoringThresholds, {**document, **by_dag.get(dag_id, {})})
+    if isinstance(by_dag := document.get("dags"), dict):  # else its check says so
+        document["dags"] = {key: value for key, value in by_dag.items() if key == dag_id}
+    _raise(problems_of_shape(name, document))
+    return value_of(MonitoringThresholds, thresholds_of(dag_id, document))
 
 
 def effective_dbt_config(find: FindVariable = find_variable) -> DbtConfig:
