@@ -132,20 +132,23 @@ def effective_dbt_config(find: FindVariable = find_variable) -> DbtConfig:
     return value_of(DbtConfig, document)
 
 
-def stray_entries(
+def require_no_stray_entries(
     dag_id: str, sources: Collection[str], find: FindVariable = find_variable
-) -> list[Problem]:
-    """Returns what is wrong with entries of `table_configs` that no table of a DAG would tell.
+) -> None:
+    """Refuses entries of `table_configs` that are about no table of a DAG: no load would tell.
 
     Args:
         dag_id: The DAG.
         sources: The tables it lands, as their sources are written.
         find: What finds a Variable.
+
+    Raises:
+        ConfigError: If there are any, or the Variable cannot be read.
     """
     problems: list[Problem] = []
     entries = entries_of(dag_id, _read(("table_configs",), find), problems)
     tables = [parse_table_name(source) for source in sources]
-    return [*problems, *strays(entries.present, tables, entries.label)]
+    _raise([*problems, *strays(entries.present, tables, entries.label)])
 
 
 # ---------------------------------------------------------------- parts of documents
