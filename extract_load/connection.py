@@ -60,6 +60,7 @@ _LIMITS: dict[Side, dict[str, str]] = {
         "idle_in_transaction_session_timeout": "15min",
         "tcp_user_timeout": "60s",
     },
+    "server": {"statement_timeout": "10s"},
 }
 
 
@@ -81,7 +82,7 @@ class Session:
 
         Args:
             parameters: Where to.
-            side: Which side of a run the server stands on.
+            side: What the server is to the run.
             name: The session's application_name.
             attempts: How often to try.
 
@@ -219,14 +220,15 @@ def check_connection(
         conn_id: The id.
         environ: Where it is looked up.
         resolver: Asked first.
-        attempts: How often to try; each has ten seconds.
+        attempts: How often to try; each has ten seconds, and so has the answer.
 
     Raises:
         ConfigError: If nobody knows the connection, or it lacks a host.
         ExtractLoadError: If the server cannot be reached or refuses.
     """
     parameters = resolve_connection(conn_id, environ, resolver)
-    with Session(parameters, "source", attempts=attempts) as session:
+    with Session(parameters, "server", attempts=attempts) as session:
+        session.begin(READ_CONSISTENT)
         return str(session.execute("SHOW server_version", doing="ask for the version")[0][0])
 
 

@@ -19,7 +19,8 @@ from extract_load.errors import (
     TargetUnavailable,
 )
 
-Side = Literal["source", "target"]
+Side = Literal["source", "target", "server"]
+"""What a server is to a run; `server` where there is no run, only a login."""
 Result = TypeVar("Result")
 
 CONNECT_ATTEMPTS = 4
@@ -28,6 +29,7 @@ CONNECT_ATTEMPTS = 4
 _ERRORS: dict[Side, tuple[type[ExtractLoadError], type[ExtractLoadError]]] = {
     "source": (SourceError, SourceUnavailable),
     "target": (TargetError, TargetUnavailable),
+    "server": (SourceError, SourceUnavailable),
 }
 _RETRYABLE_CLASSES = ("08",)
 _RETRYABLE_STATES = frozenset(
@@ -58,7 +60,7 @@ def error_from(exc: psycopg2.Error, side: Side, conn_id: str, doing: str) -> Ext
 
     Args:
         exc: What psycopg2 raised.
-        side: Which side of a run the server stands on.
+        side: What the server is to the run.
         conn_id: Which server: with several targets the side alone would not tell.
         doing: What we did, as in "could not <doing>".
     """

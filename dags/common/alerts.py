@@ -13,6 +13,7 @@ from airflow.sdk import Context
 from airflow.sdk.configuration import conf
 from airflow.sdk.log import redact
 
+from common.airflow_lookup import is_in_task
 from common.alert_text import Alert, Message, mail_body, mail_subject, parts_of, webhook_body
 from common.central_settings import effective_monitoring
 from common.webhook import post
@@ -65,7 +66,7 @@ def recipients_of(dag_id: str) -> Recipients:
     except ConfigError as error:
         logger.error("alerts go to whom the repository declares\n%s", error)  # noqa: TRY400 - told
         found = effective_monitoring(dag_id, find=lambda _: None)
-    return Recipients(tuple(found.email or ()), found.webhook_conn_id)
+    return Recipients(found.email, found.webhook_conn_id)
 
 
 def alert_on_failure(context: Context) -> None:
@@ -93,7 +94,7 @@ def alert_on_run_failure(context: Context) -> None:
         context: Of the run, in the dag-processor.
     """
     ti, dag = context.get("ti"), context["dag"]
-    if ti is None or not _has_airflow_at_hand():
+    if ti is None or not is_in_task():  # as in `airflow dags test`, where no task dies alone
         logger.info("nobody knows here how the tasks of the run ended")
         return
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
@@ -190,13 +191,6 @@ def _is_told_at_the_end(dag: Any) -> bool:
 
 def _was_told(ti: Any, task_id: str) -> bool:
     return ti.xcom_pull(task_ids=task_id, key=_TOLD) is not None
-
-
-def _has_airflow_at_hand() -> bool:
-    """Not in `airflow dags test`, where no task dies alone either."""
-    from airflow.sdk.execution_time import task_runner
-
-    return hasattr(task_runner, "SUPERVISOR_COMMS")
 
 
 def _about(task: Any) -> str:

@@ -29,6 +29,7 @@ from common.variable_shapes import (
     check_connection,
     check_keys,
     problems_of_shape,
+    thresholds_of,
     value_of,
 )
 from common.variables import Variables, read_variables
@@ -108,11 +109,10 @@ def effective_monitoring(dag_id: str, find: FindVariable = find_variable) -> Mon
     """
     name = "execution_monitoring_configs"
     document = overlaid(read_defaults(os.environ)[name], _read((name,), find).edits(name))
-    by_dag = document.pop("dags", {})
-    if isinstance(by_dag, dict):  # else its check says so
-        by_dag = {key: value for key, value in by_dag.items() if key == dag_id}
-    _raise(problems_of_shape(name, {**document, "dags": by_dag}))
-    return value_of(MonitoringThresholds, {**document, **by_dag.get(dag_id, {})})
+    if isinstance(by_dag := document.get("dags"), dict):  # else its check says so
+        document["dags"] = {key: value for key, value in by_dag.items() if key == dag_id}
+    _raise(problems_of_shape(name, document))
+    return value_of(MonitoringThresholds, thresholds_of(dag_id, document))
 
 
 def effective_dbt_config(find: FindVariable = find_variable) -> DbtConfig:
@@ -132,20 +132,23 @@ def effective_dbt_config(find: FindVariable = find_variable) -> DbtConfig:
     return value_of(DbtConfig, document)
 
 
-def stray_entries(
+def require_no_stray_entries(
     dag_id: str, sources: Collection[str], find: FindVariable = find_variable
-) -> list[Problem]:
-    """Returns what is wrong with entries of `table_configs` that no table of a DAG would tell.
+) -> None:
+    """Refuses entries of `table_configs` that are about no table of a DAG: no load would tell.
 
     Args:
         dag_id: The DAG.
         sources: The tables it lands, as their sources are written.
         find: What finds a Variable.
+
+    Raises:
+        ConfigError: If there are any, or the Variable cannot be read.
     """
     problems: list[Problem] = []
     entries = entries_of(dag_id, _read(("table_configs",), find), problems)
     tables = [parse_table_name(source) for source in sources]
-    return [*problems, *strays(entries.present, tables, entries.label)]
+    _raise([*problems, *strays(entries.present, tables, entries.label)])
 
 
 # ---------------------------------------------------------------- parts of documents

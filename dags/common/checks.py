@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 
 from common.airflow_lookup import airflow_connection
-from common.central_settings import stray_entries
+from common.central_settings import require_no_stray_entries
 from common.failure import as_airflow
 from extract_load import ConfigError, ExtractLoadError, check_connection
 
@@ -64,15 +64,10 @@ class EntriesCheckOperator(BaseOperator):  # type: ignore[misc] # mypy skips Air
         """Checks the entries.
 
         Raises:
-            AirflowFailException: If there are such entries; it names them all.
+            AirflowFailException: If there are such entries, all of which it names, or the
+                Variable cannot be read.
         """
-        problems = stray_entries(context["ti"].dag_id, self.sources)
-        if problems:
-            raise as_airflow(
-                ConfigError(
-                    "the Variable table_configs speaks of tables that this DAG does not land",
-                    hint="Mend or delete them under Admin > Variables; a new table is declared "
-                    "in the dbt sources.",
-                    problems=tuple(problems),
-                )
-            )
+        try:
+            require_no_stray_entries(context["ti"].dag_id, self.sources)
+        except ConfigError as error:
+            raise as_airflow(error) from None

@@ -16,6 +16,7 @@ from common.declarations import read_defaults
 from common.manifest import DBT_PROJECT, ManifestPart, manifest_path, read_manifest
 from common.rendering import DagPart, part_of_dag, render_config
 from common.target_profile import target_profile
+from common.variable_shapes import thresholds_of
 
 DEFAULT_TIMEZONE = "Asia/Seoul"
 
@@ -63,7 +64,9 @@ def copy_dag(
         schedule=_schedule(schedule or config.get("schedule"), timezone or config.get("timezone")),
         params=_trigger_form(part),
         default_args={
-            "execution_timeout": _time_limit(dag_id, defaults["execution_monitoring_configs"]),
+            "execution_timeout": _time_limit(
+                thresholds_of(dag_id, defaults["execution_monitoring_configs"])
+            ),
             "on_failure_callback": alert_on_failure,
             **(default_args or {}),
         },
@@ -132,9 +135,8 @@ def _trigger_form(part: DagPart) -> dict[str, Param]:
     }
 
 
-def _time_limit(dag_id: str, monitoring: Mapping[str, Any]) -> timedelta | None:
-    own = monitoring.get("dags", {}).get(dag_id, {})
-    seconds = own.get("max_execution_seconds", monitoring.get("max_execution_seconds"))
+def _time_limit(thresholds: Mapping[str, Any]) -> timedelta | None:
+    seconds = thresholds.get("max_execution_seconds")
     return timedelta(seconds=seconds) if seconds else None
 
 

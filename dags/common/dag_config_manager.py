@@ -16,8 +16,9 @@ from common.central_settings import (
     variables_error,
 )
 from common.declarations import Declarations, entry_shown, read_declarations
-from common.documents import overlaid
+from common.declared_tables import DeclaredTable
 from common.environment import environment
+from common.variable_shapes import thresholds_of
 from common.variables import Variables, read_variables
 from extract_load import ConfigError, Problem
 
@@ -78,10 +79,7 @@ class DAGConfigManager:
             config = effective_document(
                 _MONITORING, now.declared.defaults, now.variables, now.problems
             )
-        if dag_id is None:
-            return config
-        general = {key: value for key, value in config.items() if key != "dags"}
-        return overlaid(general, config["dags"].get(dag_id, {}))
+        return config if dag_id is None else thresholds_of(dag_id, config)
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class _Now:
     variables: Variables
     problems: list[Problem] = field(default_factory=list)
 
-    def tables_of(self, dag_id: str) -> Sequence[Any]:
+    def tables_of(self, dag_id: str) -> Sequence[DeclaredTable]:
         """The tables of a DAG that there is."""
         if dag_id not in self.declared.dag_ids:
             raise ConfigError(

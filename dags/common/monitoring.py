@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 TOLD = "extract_load_told"
 """The Variable with the problems that somebody was told of. Deleted: all is told again."""
-_DEFAULT_LAST_RUNS = 20
 
 _Health = Mapping[str, Sequence[TableHealth]]
 _Limits = Mapping[str, MonitoringThresholds]
@@ -98,7 +97,7 @@ def _health(declarations: Declarations, limits: _Limits) -> _Health:
         dag_id: table_health(
             _settings(dag_id, declarations, variables),
             os.environ,
-            thresholds.over_last_runs or _DEFAULT_LAST_RUNS,
+            thresholds.over_last_runs,
             airflow_connection,
         )
         for dag_id, thresholds in limits.items()

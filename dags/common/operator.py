@@ -16,6 +16,7 @@ from common.airflow_lookup import airflow_connection
 from common.central_settings import effective_monitoring, effective_settings
 from common.declared_tables import Target
 from common.failure import as_airflow
+from common.variable_shapes import MonitoringThresholds
 from extract_load import (
     ExtractLoadError,
     LandingOptions,
@@ -63,7 +64,7 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
         self.settings = settings
         self.siblings = siblings
         self._is_landing = False
-        self._over_last_runs = 20
+        self._limits = MonitoringThresholds()
         super().__init__(
             **{
                 "pool": f"source_{settings.tables[0].source_connection}",
@@ -77,12 +78,11 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
     def pre_execute(self, context: Context) -> None:
         """Sets the time limit that holds now: Airflow reads it right after this."""
         try:
-            limits = effective_monitoring(context["ti"].dag_id)
+            self._limits = effective_monitoring(context["ti"].dag_id)
         except ExtractLoadError as error:
             raise as_airflow(error) from None
-        seconds = limits.max_execution_seconds
+        seconds = self._limits.max_execution_seconds
         self.execution_timeout = timedelta(seconds=seconds) if seconds else None
-        self._over_last_runs = limits.over_last_runs or self._over_last_runs
 
     def execute(self, context: Context) -> dict[str, Any] | None:
         """Returns the run's report, which is small: counts and times, no rows.
@@ -163,7 +163,8 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
 
     def _log_error_rates(self) -> None:
         """Tells how the table has fared; a target that is down said so already."""
-        health = table_health(self.settings, os.environ, self._over_last_runs, airflow_connection)
+        last_runs = self._limits.over_last_runs
+        health = table_health(self.settings, os.environ, last_runs, airflow_connection)
         for one in health:
             if one.runs:
                 rate = one.error_count / one.runs

@@ -16,7 +16,6 @@ from common.declared_tables import (
     unkeyed,
 )
 from common.documents import Document
-from common.table_entries import NAME
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class TableDocuments:
             name: Of the Variable.
             document: What it holds.
         """
-        if name != NAME:
+        if name != "table_configs":
             return document
         return {
             dag_id: {label: keyed(entry) for label, entry in self._named(dag_id, entries).items()}
@@ -47,7 +46,7 @@ class TableDocuments:
             name: Of the Variable.
             document: By DAG, table and target.
         """
-        if name != NAME:
+        if name != "table_configs":
             return document
         return {
             dag_id: [

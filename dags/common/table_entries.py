@@ -12,7 +12,7 @@ from common.variable_shapes import passwords
 from common.variables import Variables
 from extract_load import Problem
 
-NAME = "table_configs"
+_NAME = "table_configs"
 _GRAPH_KEYS = frozenset(
     {"source", "target", "targets", "dag", "distributed", "source_connection", "target_connection"}
 )
@@ -42,22 +42,16 @@ class DagEntries:
             siblings: The targets of each other table that its DAG lands from the same source.
             problems: Gets what makes its entry unclear, and every key that cannot be changed.
         """
-        changed = self.changed(table, siblings, problems)
+        changed = self._changed(table, siblings, problems)
         return unkeyed(overlaid(keyed(table.entry), changed), table.entry)
 
-    def changed(
+    def _changed(
         self,
         table: DeclaredTable,
         siblings: Sequence[Collection[Target]],
         problems: list[Problem],
     ) -> Document:
-        """Returns the keys that operators changed of a table, its targets by name.
-
-        Args:
-            table: The table.
-            siblings: The targets of each other table that its DAG lands from the same source.
-            problems: Gets what makes its entry unclear, and every key that cannot be changed.
-        """
+        """The keys that operators changed of a table, its targets by name."""
         label = f"{self.label}.{table.source.written}"
         entry = keyed(entry_of(table, siblings, self._not_stale(table), label, problems))
         last = [keyed(entry_of(table, siblings, one, label, [])) for one in self.written]
@@ -83,12 +77,12 @@ def entries_of(dag_id: str, variables: Variables, problems: list[Problem]) -> Da
         variables: As they stand.
         problems: Gets what is wrong with all of its entries.
     """
-    label = f"{NAME}.{dag_id}"
-    present = variables.of(NAME).get(dag_id, [])
+    label = f"{_NAME}.{dag_id}"
+    present = variables.of(_NAME).get(dag_id, [])
     if not isinstance(present, list):
         problems.append(Problem(label, "", 'should be a list of tables: write "[{...}]".'))
         present = []
-    last = [one.get(dag_id) for one in variables.bases(NAME)]
+    last = [one.get(dag_id) for one in variables.bases(_NAME)]
     return DagEntries(label, present, tuple(one for one in last if isinstance(one, list)))
 
 

@@ -13,7 +13,6 @@ from common.central_settings import problems_of_variables, variables_error
 from common.declarations import Declarations
 from common.documents import Document, edits, leaves, overlaid
 from common.table_documents import TableDocuments
-from common.table_entries import NAME
 from common.variable_shapes import VARIABLES, passwords
 from common.variables import BEING_WRITTEN, WRITTEN, Variables, as_text
 from extract_load import ConfigError, Problem
@@ -119,8 +118,8 @@ def carry_out(plan: SetupPlan, find: FindVariable, save: SetVariable) -> list[st
     ]
     if not differing and plan.variables.written == plan.declared:
         return []
-    ledger = {**plan.variables.written, BEING_WRITTEN: [*before, plan.declared]}
-    _save(WRITTEN, ledger, find, save)
+    begun = {**plan.variables.written, BEING_WRITTEN: [*before, plan.declared]}
+    _save(WRITTEN, begun, find, save)
     for name in differing:
         _save(name, plan.documents[name], find, save)
     _save(WRITTEN, dict(plan.declared), find, save)
@@ -144,7 +143,7 @@ def _without_removed(variables: Variables, tables: TableDocuments) -> Variables:
     documents = tables.declared.documents()
     present = {
         name: tables.without_removed(document, variables.bases(name))
-        if name == NAME
+        if name == "table_configs"
         else _still_declared(document, documents[name], variables.bases(name))
         for name, document in variables.present.items()
     }

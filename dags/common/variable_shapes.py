@@ -171,6 +171,17 @@ def check_keys(shape: type, label: str, keys: object) -> list[Problem]:
     return []
 
 
+def thresholds_of(dag_id: str, document: Document) -> Document:
+    """Returns the thresholds of a DAG: those of all, and over them what differs for it.
+
+    Args:
+        dag_id: The DAG.
+        document: Checked, as `execution_monitoring_configs` holds it.
+    """
+    of_all = {key: value for key, value in document.items() if key != "dags"}
+    return {**of_all, **document.get("dags", {}).get(dag_id, {})}
+
+
 def value_of(shape: type[Shape], keys: Document) -> Shape:
     """Returns the value that checked keys stand for."""
     value: Shape = TypeAdapter(shape).validate_python(keys)

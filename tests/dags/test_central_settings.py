@@ -3,16 +3,19 @@
 import json
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from common.central_settings import (
     effective_dbt_config,
     effective_monitoring,
     effective_settings,
-    stray_entries,
+    require_no_stray_entries,
 )
+from common.checks import EntriesCheckOperator
 from common.declarations import read_defaults
 from common.variables import WRITTEN
 from extract_load import ConfigError, Settings, TableSettings, settings_from_document
@@ -319,14 +322,21 @@ def test_a_broken_entry_of_another_table_fails_no_load(entry: Any) -> None:
 
 def test_entries_about_no_table_are_told_by_a_check_of_their_own() -> None:
     found = entries({"source": "public.userz"}, {"batch_size": 1}, "users", {"source": "users"})
-    assert [
-        str(one) for one in stray_entries(DAG, ["public.users"], variables(table_configs=found))
-    ] == [
+    find = variables(table_configs=found)
+    assert problems(lambda: require_no_stray_entries(DAG, ["public.users"], find)) == [
         f"table_configs.{DAG}.public.userz: this DAG lands no such table; it lands: public.users.",
         f'table_configs.{DAG}.[2].source: needed, written "schema.table".',
         f"table_configs.{DAG}.[3]: should be a mapping of keys.",
         f'table_configs.{DAG}.[4].source: needed, written "schema.table".',
     ]
+
+
+@pytest.mark.parametrize("text", ["{", json.dumps(entries({"source": "public.userz"}))])
+def test_the_check_of_entries_fails_for_good(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("AIRFLOW_VAR_TABLE_CONFIGS", text)
+    check = EntriesCheckOperator(task_id="table_configs", sources=["public.users"])
+    with pytest.raises(AirflowFailException, match="Airflow Variables have 1 problem"):
+        check.execute({"ti": SimpleNamespace(dag_id=DAG)})
 
 
 # ---------------------------------------------------------------- what is wrong

@@ -293,6 +293,7 @@ def test_a_wrong_password_is_false_and_logged_without_it(
     assert ConnectionManager.test_connection(SOURCE) is False
     # Airflow, imported by the first question, takes the logging over.
     told = caplog.text + capsys.readouterr().out
+    assert f'server "{SOURCE}" refused the connection' in told, "it may be source or target"
     assert "password authentication failed" in told
     assert "geheim" not in told
 
