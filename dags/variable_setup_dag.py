@@ -9,7 +9,6 @@ import logging
 import os
 from typing import Any
 
-# Airflow opens only files with the words "airflow" and "dag" in them.
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 

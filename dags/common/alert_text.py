@@ -73,8 +73,8 @@ def parts_of(text: str) -> list[tuple[str, str, str]]:
             found.append({})
         lines = found[-1].setdefault(part[1], [])
         lines.append(part[2])
-    names = ("error", "detail", "hint")
-    return [tuple("\n".join(one.get(name, ())) for name in names) for one in found]  # type: ignore[misc] # three
+    told = [{name: "\n".join(lines) for name, lines in one.items()} for one in found]
+    return [(one["error"], one.get("detail", ""), one.get("hint", "")) for one in told]
 
 
 def mail_subject(message: Message) -> str:

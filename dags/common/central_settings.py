@@ -26,8 +26,8 @@ from common.variable_shapes import (
     DagConfig,
     DbtConfig,
     MonitoringThresholds,
-    check_connection,
-    check_keys,
+    problems_of_description,
+    problems_of_keys,
     problems_of_shape,
     thresholds_of,
     value_of,
@@ -85,7 +85,7 @@ def effective_settings(
     entry = entries_of(dag_id, variables, problems).merged(table, siblings, problems)
     described = variables.edits("connection_configs")
     for conn_id in sorted(table.connections & described.keys()):
-        problems += check_connection(conn_id, described[conn_id])
+        problems += problems_of_description(conn_id, described[conn_id])
     _raise(problems)
     document = {
         **settings.document,
@@ -171,7 +171,7 @@ def effective_dag_config(
     name = "dag_configs"
     declared = defaults[name].get(dag_id, {})
     changed = variables.edits(name).get(dag_id, {})
-    found = check_keys(DagConfig, f"{name}.{dag_id}", changed)
+    found = problems_of_keys(DagConfig, f"{name}.{dag_id}", changed)
     found = found or _graph_problems(name, f"{name}.{dag_id}", changed, declared)
     problems += found
     return dict(declared) if found else overlaid(declared, changed)
@@ -217,30 +217,6 @@ def effective_tables(
         except ConfigError as error:
             problems += error.problems
     return merged
-
-
-def problems_of_variables(declarations: Declarations, variables: Variables) -> list[Problem]:
-    """Returns everything that is wrong with the Variables as they stand."""
-    problems = list(variables.problems)
-    for name in ("connection_configs", "table_configs"):
-        problems += problems_of_shape(name, variables.of(name))
-    for name in ("execution_monitoring_configs", "chunk_mode_configs", "dbt_configs"):
-        effective_document(name, declarations.defaults, variables, problems)
-    known = set(declarations.dag_ids)
-    for name in ("dag_configs", "table_configs"):
-        for dag_id in variables.edits(name).keys() - known:
-            ids = ", ".join(sorted(known))
-            problems.append(Problem(name, dag_id, f"no such DAG; known: {ids}."))
-    described = set(declarations.defaults["connection_configs"])
-    connections = described.union(*(table.connections for table in declarations.tables))
-    for conn_id in variables.edits("connection_configs").keys() - connections:
-        told = "no DAG uses such a connection; declare it in dags/common/defaults.yml."
-        problems.append(Problem("connection_configs", conn_id, told))
-    if not problems:
-        for dag_id in declarations.dag_ids:
-            effective_dag_config(dag_id, declarations.defaults, variables, problems)
-            effective_tables(dag_id, declarations, variables, problems)
-    return problems
 
 
 # ---------------------------------------------------------------- small parts

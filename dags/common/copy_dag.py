@@ -12,11 +12,12 @@ from cosmos.constants import ExecutionMode, InvocationMode
 from common.alerts import alert_on_failure, alert_on_run_failure
 from common.central_settings import effective_dbt_config
 from common.checks import EntriesCheckOperator
-from common.declarations import read_defaults
-from common.manifest import DBT_PROJECT, ManifestPart, manifest_path, read_manifest
+from common.declarations import DBT_PROJECT, read_defaults
+from common.documents import Document
+from common.manifest import ManifestPart, manifest_path, read_manifest
 from common.rendering import DagPart, part_of_dag, render_config
 from common.target_profile import target_profile
-from common.variable_shapes import thresholds_of
+from common.variable_shapes import DbtConfig, thresholds_of, value_of
 
 DEFAULT_TIMEZONE = "Asia/Seoul"
 
@@ -54,7 +55,8 @@ def copy_dag(
             import error that tells all of it.
     """
     defaults = read_defaults(os.environ)
-    config, dbt = defaults["dag_configs"].get(dag_id, {}), defaults["dbt_configs"]
+    config = defaults["dag_configs"].get(dag_id, {})
+    dbt = value_of(DbtConfig, defaults["dbt_configs"])
     path = manifest_path()
     manifest = read_manifest(path)
     part = part_of_dag(manifest, dag_id)
@@ -64,18 +66,16 @@ def copy_dag(
         schedule=_schedule(schedule or config.get("schedule"), timezone or config.get("timezone")),
         params=_trigger_form(part),
         default_args={
-            "execution_timeout": _time_limit(
-                thresholds_of(dag_id, defaults["execution_monitoring_configs"])
-            ),
+            "execution_timeout": _time_limit(dag_id, defaults["execution_monitoring_configs"]),
             "on_failure_callback": alert_on_failure,
             **(default_args or {}),
         },
         user_defined_macros={"full_refresh_is_configured": _full_refresh_is_configured},
         project_config=_project(ManifestPart(manifest, path, part.unique_ids)),
         profile_config=target_profile(
-            config.get("target_connection", "postgres_default"), dbt["dbt_target"]
+            config.get("target_connection", "postgres_default"), dbt.dbt_target
         ),
-        render_config=render_config(part, list(dbt["select"])),
+        render_config=render_config(part, list(dbt.select)),
         execution_config=ExecutionConfig(
             execution_mode=ExecutionMode.LOCAL, invocation_mode=InvocationMode.DBT_RUNNER
         ),
@@ -135,8 +135,8 @@ def _trigger_form(part: DagPart) -> dict[str, Param]:
     }
 
 
-def _time_limit(thresholds: Mapping[str, Any]) -> timedelta | None:
-    seconds = thresholds.get("max_execution_seconds")
+def _time_limit(dag_id: str, monitoring: Document) -> timedelta | None:
+    seconds = thresholds_of(dag_id, monitoring).get("max_execution_seconds")
     return timedelta(seconds=seconds) if seconds else None
 
 

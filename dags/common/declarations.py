@@ -95,7 +95,9 @@ def read_defaults(environ: Mapping[str, str], path: Path = DEFAULTS) -> Mapping[
         if isinstance(document.get(name), dict):
             problems += problems_of_shape(name, document[name])
         else:
-            problems.append(Problem("", name, "needed: a mapping."))
+            problems.append(
+                Problem("", name, 'needed, a mapping; "{}" where nothing is to be said.')
+            )
     if problems:
         raise ConfigError(
             f'"{path}" has {len(problems)} problem{"s" if len(problems) > 1 else ""}',

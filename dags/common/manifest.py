@@ -10,10 +10,8 @@ from typing import IO, Any, TypedDict
 
 import msgspec
 
+from common.declarations import DBT_PROJECT, ROOT
 from extract_load import ConfigError
-
-ROOT = Path(__file__).resolve().parents[2]
-DBT_PROJECT = ROOT / "dbt_project"
 
 
 class Node(TypedDict, total=False):

@@ -24,6 +24,9 @@ from common.operator import ExtractLoadOperator
 from common.placement import place_nodes
 from extract_load import Settings, settings_from_manifest
 
+_CHECKS = "connections"
+"""The group of the tasks that log in."""
+
 
 @dataclass(frozen=True)
 class DagPart:
@@ -136,19 +139,14 @@ def _needed(settings: Settings) -> list[str]:
 
 
 def _check(dag: DAG, conn_id: str) -> BaseOperator:
-    group = dag.task_group.get_child_by_label(_CHECKS) if _has_checks(dag) else None
-    group = group or TaskGroup(_CHECKS, dag=dag, parent_group=dag.task_group)
+    """The task that logs in over a connection, one for all tables of a DAG."""
     task_id = f"{_CHECKS}.{conn_id}"
     if task_id in dag.task_dict:
         return dag.task_dict[task_id]
+    group = dag.task_group.children.get(_CHECKS)
+    if group is None:
+        group = TaskGroup(_CHECKS, dag=dag, parent_group=dag.task_group)
     return ConnectionCheckOperator(task_id=conn_id, dag=dag, task_group=group, conn_id=conn_id)
-
-
-_CHECKS = "connections"
-
-
-def _has_checks(dag: DAG) -> bool:
-    return _CHECKS in dag.task_group.children
 
 
 def _loads_ended(dag: DAG) -> BaseOperator:

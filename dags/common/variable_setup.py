@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from common.airflow_lookup import FindVariable
-from common.central_settings import problems_of_variables, variables_error
+from common.central_settings import (
+    effective_dag_config,
+    effective_document,
+    effective_tables,
+    variables_error,
+)
 from common.declarations import Declarations
 from common.documents import Document, edits, leaves, overlaid
 from common.table_documents import TableDocuments
-from common.variable_shapes import VARIABLES, passwords
+from common.variable_shapes import VARIABLES, passwords, problems_of_shape
 from common.variables import BEING_WRITTEN, WRITTEN, Variables, as_text
 from extract_load import ConfigError, Problem
 
@@ -136,6 +141,30 @@ def _save(name: str, document: Document, find: FindVariable, save: SetVariable) 
             "Remove it there: only a Variable in Airflow's database can be changed without a "
             "deployment.",
         )
+
+
+def problems_of_variables(declarations: Declarations, variables: Variables) -> list[Problem]:
+    """Returns everything that is wrong with the Variables as they stand."""
+    problems = list(variables.problems)
+    for name in ("connection_configs", "table_configs"):
+        problems += problems_of_shape(name, variables.of(name))
+    for name in ("execution_monitoring_configs", "chunk_mode_configs", "dbt_configs"):
+        effective_document(name, declarations.defaults, variables, problems)
+    known = set(declarations.dag_ids)
+    for name in ("dag_configs", "table_configs"):
+        for dag_id in variables.edits(name).keys() - known:
+            ids = ", ".join(sorted(known))
+            problems.append(Problem(name, dag_id, f"no such DAG; known: {ids}."))
+    described = set(declarations.defaults["connection_configs"])
+    connections = described.union(*(table.connections for table in declarations.tables))
+    for conn_id in variables.edits("connection_configs").keys() - connections:
+        told = "no DAG uses such a connection; declare it in dags/common/defaults.yml."
+        problems.append(Problem("connection_configs", conn_id, told))
+    if not problems:
+        for dag_id in declarations.dag_ids:
+            effective_dag_config(dag_id, declarations.defaults, variables, problems)
+            effective_tables(dag_id, declarations, variables, problems)
+    return problems
 
 
 def _without_removed(variables: Variables, tables: TableDocuments) -> Variables:

@@ -150,7 +150,7 @@ def problems_of_shape(name: str, document: Document) -> list[Problem]:
     return list(passwords(name, document)) or list(_SHAPES[name](name, document))
 
 
-def check_keys(shape: type, label: str, keys: object) -> list[Problem]:
+def problems_of_keys(shape: type, label: str, keys: object) -> list[Problem]:
     """Returns what a mapping of keys gets wrong.
 
     Args:
@@ -190,14 +190,14 @@ def value_of(shape: type[Shape], keys: Document) -> Shape:
 
 def _check_connections(label: str, document: Document) -> Iterator[Problem]:
     for conn_id, keys in document.items():
-        yield from check_connection(conn_id, keys, label)
+        yield from problems_of_description(conn_id, keys, label)
 
 
-def check_connection(
+def problems_of_description(
     conn_id: str, keys: object, label: str = "connection_configs"
 ) -> Iterator[Problem]:
     """Yields what the description of a connection gets wrong."""
-    for problem in check_keys(ConnectionConfig, f"{label}.{conn_id}", keys):
+    for problem in problems_of_keys(ConnectionConfig, f"{label}.{conn_id}", keys):
         told = _NOT_DESCRIBED.get(problem.key)
         yield replace(problem, primary=told) if told else problem
 
@@ -207,14 +207,14 @@ def _check_each(shape: type) -> Callable[[str, Document], Iterator[Problem]]:
 
     def check(label: str, document: Document) -> Iterator[Problem]:
         for name, keys in document.items():
-            yield from check_keys(shape, f"{label}.{name}", keys)
+            yield from problems_of_keys(shape, f"{label}.{name}", keys)
 
     return check
 
 
 def _check_monitoring(label: str, document: Document) -> Iterator[Problem]:
     by_dag = document.get("dags", {})
-    yield from check_keys(MonitoringConfig, label, {**document, "dags": {}})
+    yield from problems_of_keys(MonitoringConfig, label, {**document, "dags": {}})
     if isinstance(by_dag, dict):
         yield from _check_each(MonitoringThresholds)(f"{label}.dags", by_dag)
     else:
@@ -235,7 +235,7 @@ def _check_lists(label: str, document: Document) -> Iterator[Problem]:
 
 
 def _check_dbt(label: str, document: Document) -> list[Problem]:
-    return check_keys(DbtConfig, label, document)
+    return problems_of_keys(DbtConfig, label, document)
 
 
 _SHAPES: Mapping[str, Callable[[str, Document], Any]] = {

@@ -60,7 +60,7 @@ class AirflowHome:
     @property
     def dags_folder(self) -> Path:
         """Where it looks for DAGs."""
-        return Path(self._environment()["AIRFLOW__CORE__DAGS_FOLDER"])
+        return Path(self.environment()["AIRFLOW__CORE__DAGS_FOLDER"])
 
     def airflow(self, *arguments: str, timeout: float = 60) -> Outcome:
         """Returns the outcome of an `airflow` command.
@@ -69,7 +69,7 @@ class AirflowHome:
             arguments: What stands behind `airflow`.
             timeout: Seconds it may take.
         """
-        return self._run([_program("airflow"), *arguments], timeout)
+        return self._run([program_path("airflow"), *arguments], timeout)
 
     def with_variables(self, **variables: str) -> "AirflowHome":
         """Returns the same home, with more variables in its environment."""
@@ -110,7 +110,7 @@ class AirflowHome:
     def _run(self, command: list[str | Path], timeout: float) -> Outcome:
         done = subprocess.run(
             command,
-            env=self._environment(),
+            env=self.environment(),
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -120,7 +120,8 @@ class AirflowHome:
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Returns what its programs find in their environment."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         return {
             **kept,
@@ -134,5 +135,6 @@ class AirflowHome:
         }
 
 
-def _program(name: str) -> Path:
+def program_path(name: str) -> Path:
+    """Returns where a program of this Python's environment is."""
     return Path(sys.executable).with_name(name)

@@ -14,6 +14,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from demo.embedded_server import HOST, free_ports
+from tests.support.servers import PASSWORD
 
 SMTP_PASSWORD = "geheim-der-post"
 TOKEN = "T000/B000/geheimes-token"
@@ -53,6 +54,12 @@ class Mailbox:
         return "250 OK"
 
 
+def assert_no_secret(*texts: str) -> None:
+    """Neither the servers' nor the databases' password, and not the webhook's token."""
+    for text in texts:
+        assert not [secret for secret in (SMTP_PASSWORD, TOKEN, PASSWORD) if secret in text]
+
+
 def body_of(mail: EmailMessage) -> str:
     """Returns the HTML of a mail."""
     (part,) = [part for part in mail.walk() if part.get_content_type() == "text/html"]
@@ -86,6 +93,18 @@ class Webhook:
     def texts(self) -> list[str]:
         """What was said."""
         return [body["text"] for _, body in self.requests]
+
+
+def channels(mailbox: Mailbox, webhook: Webhook) -> dict[str, str]:
+    """Returns the variables that make Airflow tell both."""
+    return {
+        "AIRFLOW_CONN_SMTP_DEFAULT": mailbox.connection,
+        "AIRFLOW_CONN_A_WEBHOOK": webhook.connection,
+        "AIRFLOW_VAR_EXECUTION_MONITORING_CONFIGS": json.dumps(
+            {"email": ["on-call@example.com"], "webhook_conn_id": "a_webhook"}
+        ),
+        "AIRFLOW__API__BASE_URL": "https://airflow.example.com/",
+    }
 
 
 @contextmanager

@@ -33,11 +33,11 @@ from tests.dags.alert_servers import (
     TOKEN,
     Mailbox,
     Webhook,
+    assert_no_secret,
     body_of,
     running_mail_server,
     running_webhook,
 )
-from tests.support.servers import PASSWORD
 
 ALERT = Alert(
     "a_dag",
@@ -63,8 +63,8 @@ def webhook() -> Iterator[Webhook]:
 
 
 @pytest.fixture
-def channels(mailbox: Mailbox, webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are known to Airflow."""
+def known_channels(mailbox: Mailbox, webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow knows both; nobody is told unless a test says so."""
     monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mailbox.connection)
     monkeypatch.setenv("AIRFLOW_CONN_A_WEBHOOK", webhook.connection)
 
@@ -128,7 +128,7 @@ def test_a_mail_about_500_tables_is_readable() -> None:
 # ---------------------------------------------------------------- channels
 
 
-@pytest.mark.usefixtures("channels")
+@pytest.mark.usefixtures("known_channels")
 def test_everybody_is_told(mailbox: Mailbox, webhook: Webhook) -> None:
     assert tell(MESSAGE, WHO)
 
@@ -146,7 +146,7 @@ def test_everybody_is_told(mailbox: Mailbox, webhook: Webhook) -> None:
     assert 'there is no table "public.orders" (a_dag)\ndetail: It was\nlooked for.' in said["text"]
 
 
-@pytest.mark.usefixtures("channels")
+@pytest.mark.usefixtures("known_channels")
 def test_the_text_of_an_error_is_no_template(mailbox: Mailbox) -> None:
     """A table's name, or a server's message, could else read every connection."""
     assert tell(MESSAGE, replace(WHO, webhook_conn_id=None))
@@ -155,7 +155,7 @@ def test_the_text_of_an_error_is_no_template(mailbox: Mailbox) -> None:
     assert SMTP_PASSWORD not in mail.as_string()
 
 
-@pytest.mark.usefixtures("channels")
+@pytest.mark.usefixtures("known_channels")
 def test_a_mail_server_that_is_down_does_not_silence_the_webhook(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,7 +169,7 @@ def test_a_mail_server_that_is_down_does_not_silence_the_webhook(
     assert_no_secret(caplog.text)
 
 
-@pytest.mark.usefixtures("channels")
+@pytest.mark.usefixtures("known_channels")
 def test_a_webhook_that_fails_does_not_silence_the_mail(
     mailbox: Mailbox, webhook: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -183,14 +183,14 @@ def test_a_webhook_that_fails_does_not_silence_the_mail(
     assert_no_secret(caplog.text)
 
 
-@pytest.mark.usefixtures("channels")
+@pytest.mark.usefixtures("known_channels")
 def test_a_hiccup_of_the_webhook_is_waited_for(webhook: Webhook) -> None:
     webhook.statuses += [429]
     assert tell(MESSAGE, replace(WHO, email=()))
     assert len(webhook.requests) == 2
 
 
-@pytest.mark.usefixtures("channels")
+@pytest.mark.usefixtures("known_channels")
 @pytest.mark.parametrize("status", [302, 404])
 def test_what_a_webhook_refuses_is_not_sent_again(
     webhook: Webhook, caplog: pytest.LogCaptureFixture, status: int
@@ -202,7 +202,7 @@ def test_what_a_webhook_refuses_is_not_sent_again(
     assert f"It answered with HTTP status {status}." in caplog.text
 
 
-@pytest.mark.usefixtures("channels")
+@pytest.mark.usefixtures("known_channels")
 def test_a_webhook_that_hangs_is_given_up(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -327,16 +327,10 @@ def test_a_typo_in_the_variable_does_not_make_everything_silent(
     assert "execution_monitoring_configs.emial" in caplog.text
 
 
-def assert_no_secret(text: str) -> None:
-    assert SMTP_PASSWORD not in text
-    assert TOKEN not in text
-    assert PASSWORD not in text
-
-
 # ---------------------------------------------------------------- in the dag-processor
 
 
-@pytest.mark.usefixtures("channels")
+@pytest.mark.usefixtures("known_channels")
 def test_a_task_that_airflow_found_dead_is_told_without_an_error(
     mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

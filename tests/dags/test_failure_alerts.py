@@ -1,9 +1,7 @@
 """Tasks that fail in DAGs run by Airflow: who is told, what, and how often."""
 
-import json
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,17 +10,17 @@ import pytest
 from demo.embedded_server import EmbeddedServer, free_ports
 from tests.dags.airflow_home import DAG_ID, DAGS, AirflowHome
 from tests.dags.alert_servers import (
-    SMTP_PASSWORD,
-    TOKEN,
     Mailbox,
     Webhook,
+    assert_no_secret,
     body_of,
+    channels,
     running_mail_server,
     running_webhook,
 )
 from tests.support.command import Outcome
 from tests.support.landing import environment
-from tests.support.servers import PASSWORD, fresh_database
+from tests.support.servers import fresh_database
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -59,11 +57,6 @@ retried_dag()
 '''
 
 
-def assert_no_secret(*texts: str) -> None:
-    for text in texts:
-        assert not [secret for secret in (SMTP_PASSWORD, TOKEN, PASSWORD) if secret in text]
-
-
 @dataclass(frozen=True)
 class Told:
     """An Airflow that tells a mail server and a webhook of failures."""
@@ -76,22 +69,10 @@ class Told:
         """Returns the outcome of one run of a DAG; both servers forget what was before."""
         self.mailbox.mails.clear()
         self.webhook.requests.clear()
-        home = replace(self.home, variables={**self.home.variables, **variables})
+        home = self.home.with_variables(**variables)
         outcome = home.airflow("dags", "test", dag_id, *options, timeout=200)
         assert_no_secret(outcome.stdout, outcome.stderr)
         return outcome
-
-
-def channels(mailbox: Mailbox, webhook: Webhook) -> Mapping[str, str]:
-    """Returns the variables that make Airflow tell both."""
-    return {
-        "AIRFLOW_CONN_SMTP_DEFAULT": mailbox.connection,
-        "AIRFLOW_CONN_A_WEBHOOK": webhook.connection,
-        "AIRFLOW_VAR_EXECUTION_MONITORING_CONFIGS": json.dumps(
-            {"email": ["on-call@example.com"], "webhook_conn_id": "a_webhook"}
-        ),
-        "AIRFLOW__API__BASE_URL": "https://airflow.example.com/",
-    }
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +103,7 @@ def own(told: Told, tmp_path_factory: pytest.TempPathFactory) -> Told:
     folder = tmp_path_factory.mktemp("own-dags")
     (folder / "own_dags.py").write_text(OWN_DAGS)
     variables = {"AIRFLOW__CORE__DAGS_FOLDER": str(folder), "PYTHONPATH": str(DAGS)}
-    home = replace(told.home, variables={**told.home.variables, **variables})
-    return replace(told, home=home)
+    return replace(told, home=told.home.with_variables(**variables))
 
 
 def test_a_load_that_fails_is_told_once_with_all_there_is_to_know(told: Told) -> None:
@@ -131,9 +111,7 @@ def test_a_load_that_fails_is_told_once_with_all_there_is_to_know(told: Told) ->
     load = "digitalocean_products.extract_load"
     outcome = told.run(DAG_ID, "--mark-success-pattern", rf"(?!{load}$).*")
     assert outcome.status != 0
-    with closing(sqlite3.connect(told.home.directory / "airflow.db")) as session:
-        query = "SELECT state, count(*) FROM task_instance WHERE dag_id = ? GROUP BY state"
-        states = dict(session.execute(query, (DAG_ID,)).fetchall())
+    states = Counter(told.home.states(DAG_ID).values())
     assert states["failed"] == 1
     assert states["upstream_failed"] > 1
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from demo.embedded_server import HOST, free_ports
-from tests.dags.airflow_home import DAGS, AirflowHome, _program
-from tests.dags.alert_servers import Mailbox, running_mail_server, running_webhook
-from tests.dags.test_failure_alerts import channels
+from tests.dags.airflow_home import DAGS, AirflowHome, program_path
+from tests.dags.alert_servers import Mailbox, channels, running_mail_server, running_webhook
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -59,8 +58,8 @@ def running(home: AirflowHome, *arguments: str) -> Iterator[None]:
     """Keeps a program of Airflow running, with its children."""
     with (home.directory / f"{arguments[0]}.log").open("w") as log:
         program = subprocess.Popen(
-            [_program("airflow"), *arguments],
-            env=home._environment(),
+            [program_path("airflow"), *arguments],
+            env=home.environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -274,6 +274,14 @@ def test_an_unknown_connection_is_told_with_the_remedy() -> None:
     assert ConnectionManager.test_connection("nope") is False
 
 
+def test_a_connection_to_another_kind_of_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DIGITALOCEAN_POSTGRES", "mysql://u:geheim@h/d")
+    with pytest.raises(ConfigError, match="leads to no PostgreSQL server") as caught:
+        ConnectionManager.get_connection_info(SOURCE)
+    assert caught.value.detail == 'Its type is "mysql".'
+    assert caught.value.hint == "Change its type to Postgres, or name another connection."
+
+
 def test_a_connection_nobody_uses() -> None:
     assert ConnectionManager.get_connection_metadata("airflow_db") == {
         "description": "",

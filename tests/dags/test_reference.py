@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from common.central_settings import problems_of_variables
 from common.declarations import read_declarations
 from common.reference import REFERENCE, files
+from common.variable_setup import problems_of_variables
 from common.variable_shapes import VARIABLES
 from common.variables import Variables
 from extract_load import read_yaml

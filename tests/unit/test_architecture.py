@@ -124,6 +124,16 @@ def test_every_module_says_what_it_is() -> None:
         assert module.__doc__, path
 
 
+@PACKAGES
+def test_every_module_stands_in_the_architecture(
+    name: str, folder: Path, layers: list[set[str]]
+) -> None:
+    assert layers
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = "".join(line for line in page.splitlines() if line.startswith("| "))
+    assert [module for module in imports(name, folder) if f"`{module}`" not in rows] == []
+
+
 def test_rooms_stay_middling() -> None:
     """A file over 400 lines, or a function over 60, is a question for its author."""
     for path in [*PACKAGE.rglob("*.py"), *DAGS.rglob("*.py")]:
