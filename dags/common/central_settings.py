@@ -277,10 +277,15 @@ def _checked(document: Document, dag_id: str, environ: Mapping[str, str]) -> Set
         ) from error
 
 
-def variables_error(problems: Sequence[Problem]) -> ConfigError:
-    """Returns the error that tells everything that is wrong with the Variables."""
+def variables_error(problems: Sequence[Problem], hint: str = _HINT) -> ConfigError:
+    """Returns the error that tells everything that is wrong with the Variables.
+
+    Args:
+        problems: At least one.
+        hint: What to do; by default what helps a task.
+    """
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return ConfigError(f"Airflow Variables have {count}", hint=_HINT, problems=tuple(problems))
+    return ConfigError(f"Airflow Variables have {count}", hint=hint, problems=tuple(problems))
 
 
 def _raise(problems: Sequence[Problem]) -> None:

@@ -21,14 +21,23 @@ class ConnectionCheckOperator(BaseOperator):  # type: ignore[misc] # mypy skips 
 
     Args:
         conn_id: The connection.
+        retries: How often Airflow tries again.
+        retry_delay: What it waits before.
         kwargs: Airflow's own.
     """
 
     ui_color = "#e8e8e8"
 
-    def __init__(self, *, conn_id: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        conn_id: str,
+        retries: int = 1,
+        retry_delay: timedelta = timedelta(minutes=5),
+        **kwargs: Any,
+    ) -> None:
         self.conn_id = conn_id
-        super().__init__(**{"retries": 1, "retry_delay": timedelta(minutes=5), **kwargs})
+        super().__init__(retries=retries, retry_delay=retry_delay, **kwargs)
 
     def execute(self, context: Context) -> None:  # noqa: ARG002 - Airflow's signature
         """Checks the connection.

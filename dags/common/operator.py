@@ -49,6 +49,8 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
             the repository declares it. Variables are applied when the task runs.
         siblings: The targets of each other table that the DAG lands from the same source: an entry
             of `table_configs` about one of them is not about this table.
+        retries: How often Airflow tries again; a DAG's default_args win, as with any operator.
+        retry_delay: What it waits before.
         kwargs: Airflow's own.
     """
 
@@ -59,6 +61,8 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
         *,
         settings: Settings,
         siblings: Sequence[Collection[Target]] = (),
+        retries: int = 1,
+        retry_delay: timedelta = timedelta(minutes=5),
         **kwargs: Any,
     ) -> None:
         self.settings = settings
@@ -66,13 +70,13 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
         self._is_landing = False
         self._limits = MonitoringThresholds()
         super().__init__(
+            retries=retries,
+            retry_delay=retry_delay,
             **{
                 "pool": f"source_{settings.tables[0].source_connection}",
-                "retries": 1,
-                "retry_delay": timedelta(minutes=5),
                 "outlets": [raw_table_asset(table) for table in settings.tables],
                 **kwargs,
-            }
+            },
         )
 
     def pre_execute(self, context: Context) -> None:

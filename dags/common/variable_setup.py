@@ -34,6 +34,10 @@ DESCRIPTIONS = {
     "dbt_configs": "How dbt is run",
     WRITTEN: "What variable_setup_dag wrote last. Leave it: what differs from it is your change",
 }
+_HINT = (
+    "Nothing was written. Mend the keys under Admin > Variables and run this DAG again, or run it "
+    "with `overwrite` to have what the repository declares."
+)
 _SECRET_KEY = re.compile(r"pass|secret|token|uri|extra|host|login", re.IGNORECASE)
 
 
@@ -94,12 +98,7 @@ def check(plan: SetupPlan) -> None:
         ConfigError: If there is anything.
     """
     if plan.problems:
-        raise ConfigError(
-            variables_error(plan.problems).primary,
-            hint="Nothing was written. Mend the keys under Admin > Variables and run this DAG "
-            "again, or run it with `overwrite` to have what the repository declares.",
-            problems=plan.problems,
-        )
+        raise variables_error(plan.problems, _HINT)
 
 
 def carry_out(plan: SetupPlan, find: FindVariable, save: SetVariable) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 from common import environment as environment_module
 from common.connection_manager import ConnectionManager
 from common.dag_config_manager import DAGConfigManager
+from common.declarations import read_declarations
 from common.environment import environment
 from demo.embedded_server import free_ports
 from extract_load import ConfigError
@@ -35,6 +36,7 @@ PROGRAM = f"""
 import json, logging
 from common.connection_manager import ConnectionManager
 from common.dag_config_manager import DAGConfigManager
+from common.declarations import read_declarations
 tables = DAGConfigManager.get_table_configs("{DAG_ID}")
 print("FOUND" + json.dumps({{
     "connected": ConnectionManager.test_connection("{SOURCE}"),
@@ -304,6 +306,15 @@ def test_a_wrong_password_is_false_and_logged_without_it(
     assert f'server "{SOURCE}" refused the connection' in told, "it may be source or target"
     assert "password authentication failed" in told
     assert "geheim" not in told
+
+
+@pytest.mark.parametrize("dag_id", [DAG_ID, HYBRID_ID])
+def test_the_connections_of_a_dag_are_those_of_its_tables(dag_id: str) -> None:
+    """They are declared twice: for the DAG in `defaults.yml`, for tables in the dbt source."""
+    config, declared = DAGConfigManager.get_dag_config(dag_id), read_declarations(environment())
+    tables = [one for table in declared.tables_of(dag_id) for one in table.landed]
+    assert {one.source_connection for one in tables} == {config["source_connection"]}
+    assert config["target_connection"] in {one.target_connection for one in tables}
 
 
 def test_an_unknown_dag_is_told() -> None:

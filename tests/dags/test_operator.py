@@ -12,11 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from psycopg2 import sql
 
 from common.airflow_lookup import airflow_connection
+from common.checks import ConnectionCheckOperator
 from common.operator import ExtractLoadOperator
 from common.target_profile import TargetProfileMapping
 from demo.embedded_server import free_ports
@@ -127,6 +129,13 @@ def test_a_wrong_password_is_refused_without_showing_it(
     with pytest.raises(AirflowFailException, match="refused the connection") as raised:
         landed()
     assert SECRET not in str(raised.value) + caplog.text
+
+
+def test_a_dags_default_args_decide_how_often_it_is_tried_again() -> None:
+    with DAG("a_dag", schedule=None, default_args={"retries": 5}):
+        load, check = load_task(), ConnectionCheckOperator(task_id="check", conn_id=SOURCE_ID)
+    assert (load.retries, check.retries) == (5, 5)
+    assert (load_task().retries, load_task().retry_delay) == (1, timedelta(minutes=5))
 
 
 def test_what_may_succeed_later_is_tried_again(
