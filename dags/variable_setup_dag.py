@@ -39,12 +39,12 @@ def variable_setup_dag() -> None:
     """Shows the difference, then writes it."""
 
     @task  # type: ignore[untyped-decorator]
-    def show_difference(params: dict[str, Any]) -> list[str]:
-        """Returns what would change; fails where an edit is wrong."""
-        lines = list(_plan(params).lines)
-        for line in lines or ["nothing differs from what the repository declares"]:
+    def show_difference(params: dict[str, Any]) -> None:
+        """Logs what would change; fails where an edit is wrong."""
+        for line in _plan(params).lines or ["nothing differs from what the repository declares"]:
             logger.info("%s", line)
-        return lines
+        if params["dry_run"]:
+            logger.info("this is a dry run: nothing is written")
 
     @task  # type: ignore[untyped-decorator]
     def write_variables(params: dict[str, Any]) -> list[str]:

@@ -253,8 +253,10 @@ def _sized(entry: Document, sizes: Document) -> Document:
     )
 
     def left_open(keys: Document) -> list[Document]:
+        # Who asks for chunks of so many rows asks for chunks.
+        own = {*keys, "chunk_mode"} if "batch_size" in keys else {*keys}
         return [
-            {k: v for k, v in size.items() if k == "max_rows" or k not in keys} for size in ordered
+            {k: v for k, v in size.items() if k == "max_rows" or k not in own} for size in ordered
         ]
 
     if "targets" not in entry:

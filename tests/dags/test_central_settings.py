@@ -180,9 +180,15 @@ def test_run_keys_of_a_dag() -> None:
 
 def test_what_a_table_sets_itself_wins_over_its_size() -> None:
     table = one(variables(), batch_size=7)
-    assert table.sized(10).chunk_mode is False
+    assert table.sized(10).chunk_mode, "who asks for chunks of 7 rows asks for chunks"
     assert table.sized(200_000_000).max_retries == 5
     assert {table.sized(rows).batch_size for rows in (10, 10**6, 10**8, 10**9)} == {7}
+
+
+def test_a_batch_size_in_a_variable_cuts_a_small_table_too() -> None:
+    small = one(variables(table_configs=entries({"source": "public.users", "batch_size": 5})))
+    assert (small.sized(10).chunk_mode, small.sized(10).batch_size) == (True, 5)
+    assert one(variables()).sized(10).chunk_mode is False
 
 
 def test_a_size_can_be_changed() -> None:
