@@ -12,7 +12,7 @@ from extract_load.errors import GuardTripped, VerificationFailed
 from extract_load.extract import SourceSnapshot, copy_keys_query, copy_rows_query
 from extract_load.identifiers import TableName
 from extract_load.load import Load, build_key, copy_in_keys, copy_in_query, copy_into, create_keys
-from extract_load.planner import Publish, TablePlan
+from extract_load.table_plan import Publish, TablePlan
 
 MISSING_ROWS_CHUNK = -1
 """The checkpoint of rows that the raw table lacked although no window held them."""

@@ -8,7 +8,7 @@ from psycopg2 import sql
 from extract_load.config import Deletes, SyncMode
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.modes import cursor_of
-from extract_load.planner import TablePlan
+from extract_load.table_plan import TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
 
 

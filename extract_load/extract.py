@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from psycopg2 import sql
 
 from extract_load import log
+from extract_load.baseline import lsn_number
 from extract_load.catalog import (
     ServerCut,
     TableSchema,
@@ -24,7 +25,7 @@ from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import ConfigError, SnapshotLost, SourceError, SourceUnavailable
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.modes import cursor_of
-from extract_load.planner import TablePlan, lsn_number
+from extract_load.table_plan import TablePlan
 from extract_load.watermark import lower_of
 
 PREDICATE_PATH = "pg_catalog, public"

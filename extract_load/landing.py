@@ -10,6 +10,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from extract_load import lease, ledger, log
+from extract_load.baseline import is_overtaken
 from extract_load.catalog import read_dependent_views, read_table
 from extract_load.chunking import Chunk
 from extract_load.config import Deletes, SyncMode, TableSettings
@@ -18,11 +19,13 @@ from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
 from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
 from extract_load.extract import SourceSnapshot, count_rows, read_since, require_boolean
+from extract_load.fingerprint import fingerprint_of
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
-from extract_load.planner import TablePlan, TargetState, fingerprint_of, is_overtaken, plan_table
+from extract_load.planner import plan_table
 from extract_load.publish import Publication, SourceFacts, publish
 from extract_load.retry import attempt
 from extract_load.stream import CopyStats
+from extract_load.table_plan import TablePlan, TargetState
 
 PUBLISH_ATTEMPTS = 5
 """A publish is tried again when another transaction changed the same rows (40001)."""

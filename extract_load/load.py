@@ -10,8 +10,8 @@ from extract_load.config import Deletes
 from extract_load.connection import Session
 from extract_load.extract import SourceSnapshot, copy_out_query, key_columns
 from extract_load.identifiers import TableName, columns_sql
-from extract_load.planner import Publish, TablePlan
 from extract_load.stream import CopyStats, move
+from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT
 
 

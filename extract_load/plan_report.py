@@ -5,10 +5,10 @@ from typing import Any
 from extract_load.chunking import WholeTable
 from extract_load.config import Deletes
 from extract_load.extract import Estimate
-from extract_load.planner import Publish, TablePlan
 from extract_load.report import bytes_text, text_table
 from extract_load.runner import PlannedTable
 from extract_load.status import TableStatus
+from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT
 
 _BYTES_PER_SECOND = 60e6

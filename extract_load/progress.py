@@ -15,7 +15,7 @@ from extract_load.report import peak_rss_bytes
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from extract_load.planner import TablePlan
+    from extract_load.table_plan import TablePlan
 
 
 logger = log.get_logger(__name__)

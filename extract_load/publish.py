@@ -29,7 +29,7 @@ from extract_load.errors import TargetError, TargetUnavailable, VerificationFail
 from extract_load.identifiers import TableName
 from extract_load.load import Load, drop_scratch
 from extract_load.modes import MODES, cursor_of
-from extract_load.planner import Publish, TablePlan
+from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
 from extract_load.watermark import cursor_watermark
 

@@ -26,9 +26,9 @@ from extract_load.landing import (
     Progress,
     look_and_plan,
 )
-from extract_load.planner import TablePlan
 from extract_load.report import RunReport, TableResult, peak_rss_bytes
 from extract_load.selection import resolve_all, select_tables
+from extract_load.table_plan import TablePlan
 
 Value = TypeVar("Value")
 

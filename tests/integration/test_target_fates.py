@@ -21,9 +21,9 @@ from extract_load.connection import Session
 from extract_load.connection_parameters import resolve_connection
 from extract_load.errors import ExtractLoadError, TargetError
 from extract_load.landing import LandingCounts
-from extract_load.planner import TablePlan
 from extract_load.report import RunReport
 from extract_load.runner import RunOptions, run
+from extract_load.table_plan import TablePlan
 from tests.support.landing import assert_equal, loaded_at
 from tests.support.servers import PASSWORD, SETTINGS, Database, fresh_database
 from tests.support.tables import change_items, create_items

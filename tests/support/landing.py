@@ -11,11 +11,11 @@ from extract_load.connection_parameters import connection_from_airflow
 from extract_load.equality import TableDifference, compare
 from extract_load.identifiers import TableName, parse_table_name
 from extract_load.landing import LandingOptions
-from extract_load.planner import predicate_of
 from extract_load.report import RunReport, TableResult
 from extract_load.runner import Run, RunOptions, run
 from extract_load.selection import resolve_all
 from extract_load.settings_file import settings_from_document
+from extract_load.table_plan import predicate_of
 from tests.support.servers import Database
 
 SOURCE_ID = "digitalocean_postgres"

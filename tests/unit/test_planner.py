@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
+from extract_load.baseline import is_overtaken
 from extract_load.catalog import Column, ServerCut, TableSchema, TypeDefinition
 from extract_load.config import TableSettings
+from extract_load.fingerprint import fingerprint_of
 from extract_load.identifiers import TableName
-from extract_load.planner import Publish, TargetState, fingerprint_of, is_overtaken, plan_table
+from extract_load.planner import plan_table
 from extract_load.settings_file import settings_from_document
+from extract_load.table_plan import Publish, TargetState
 from extract_load.watermark import Watermark
 
 INT = TypeDefinition(23, "pg_catalog", "int4", "b", 0, 0, None)

@@ -1,0 +1,55 @@
+"""Why a whole table is read: what a watermark no longer stands for.
+
+Pure: takes a watermark and a snapshot, gives reasons for people.
+"""
+
+from typing import Any
+
+from extract_load.catalog import ServerCut
+from extract_load.table_plan import TargetState
+from extract_load.watermark import Watermark
+
+NO_RAW_TABLE = "there is no raw table yet"
+
+
+def why_baseline(
+    cut: ServerCut, target: TargetState, fingerprint: dict[str, Any], *, full_refresh: bool
+) -> str | None:
+    """Why the whole table is to be read, whatever the mode; None where it need not be."""
+    if target.raw is None or target.watermark is None:
+        return NO_RAW_TABLE
+    if full_refresh:
+        return "asked for with --full-refresh"
+    return _why_not_after(target.watermark, cut, fingerprint)
+
+
+def _why_not_after(watermark: Watermark, cut: ServerCut, fingerprint: dict[str, Any]) -> str | None:
+    """Why nothing may be read after a watermark; None where it may."""
+    saved = watermark.fingerprint or {}
+    parts = [part for part in fingerprint if saved.get(part) != fingerprint[part]]
+    reasons = {
+        "the watermark was reset": watermark.identity is None,
+        "the source is another server, timeline or database": watermark.identity != cut.identity,
+        "the source was restored to an earlier point": is_overtaken(cut, watermark),
+        "the source's transaction ids went back": cut.xmax < (watermark.xid or 0),
+        f"changed since the last publish: {', '.join(parts)}": watermark.fingerprint != fingerprint,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def is_overtaken(cut: ServerCut, watermark: Watermark) -> bool:
+    """Returns whether a later moment of the same server is published already."""
+    if watermark.identity != cut.identity or watermark.lsn is None:
+        return False
+    return lsn_number(cut.earlier_lsn) < lsn_number(watermark.lsn)
+
+
+def lsn_number(lsn: str) -> int:
+    """Returns a WAL position as a number of bytes.
+
+    Example:
+        >>> lsn_number("1/10")
+        4294967312
+    """
+    high, _, low = lsn.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)

@@ -1,0 +1,52 @@
+"""Which columns of a source table are landed, and which name a row.
+
+Pure: takes settings and a catalog, gives names.
+"""
+
+from extract_load.catalog import TableSchema
+from extract_load.config import TableSettings
+from extract_load.errors import SchemaMismatch
+
+
+def key_of(settings: TableSettings, source: TableSchema) -> tuple[str, ...]:
+    """Returns the columns that name a row: the settings', else the source's primary key.
+
+    Raises:
+        SchemaMismatch: If there are none, or the table lacks one.
+    """
+    key = settings.primary_key or source.primary_key
+    if not key:
+        raise SchemaMismatch(
+            f'"{settings.source}" has no primary key',
+            "Rows without a key cannot be told apart in this version.",
+            'Name the columns that name a row with "primary_key".',
+        )
+    _require_columns(settings, source, "primary_key", key)
+    return key
+
+
+def landed_columns(
+    settings: TableSettings, source: TableSchema, key: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Returns the columns to land, in the table's order; key and cursor always among them.
+
+    Raises:
+        SchemaMismatch: If the table lacks a column that the settings name.
+    """
+    _require_columns(settings, source, "columns", settings.columns)
+    _require_columns(settings, source, "exclude_columns", settings.exclude_columns)
+    kept = {*key, settings.incremental_field}
+    wanted = set(settings.columns) or set(source.column_names) - set(settings.exclude_columns)
+    return tuple(name for name in source.column_names if name in wanted | kept)
+
+
+def _require_columns(
+    settings: TableSettings, source: TableSchema, setting: str, names: tuple[str, ...]
+) -> None:
+    missing = [name for name in names if source.column(name) is None]
+    if missing:
+        raise SchemaMismatch(
+            f'"{settings.source}" has no column "{missing[0]}"',
+            f'"{setting}" names it. The columns are {", ".join(source.column_names)}.',
+            f'Mend "{setting}".',
+        )
