@@ -3,9 +3,8 @@
 Pure: takes a watermark and a snapshot, gives reasons for people.
 """
 
-from typing import Any
-
 from extract_load.catalog import ServerCut
+from extract_load.fingerprint import Fingerprint, shared_changes
 from extract_load.table_plan import TargetState
 from extract_load.watermark import Watermark
 
@@ -13,7 +12,7 @@ NO_RAW_TABLE = "there is no raw table yet"
 
 
 def why_baseline(
-    cut: ServerCut, target: TargetState, fingerprint: dict[str, Any], *, full_refresh: bool
+    cut: ServerCut, target: TargetState, fingerprint: Fingerprint, *, full_refresh: bool
 ) -> str | None:
     """Why the whole table is to be read, whatever the mode; None where it need not be."""
     if target.raw is None or target.watermark is None:
@@ -23,16 +22,15 @@ def why_baseline(
     return _why_not_after(target.watermark, cut, fingerprint)
 
 
-def _why_not_after(watermark: Watermark, cut: ServerCut, fingerprint: dict[str, Any]) -> str | None:
+def _why_not_after(watermark: Watermark, cut: ServerCut, fingerprint: Fingerprint) -> str | None:
     """Why nothing may be read after a watermark; None where it may."""
-    saved = watermark.fingerprint or {}
-    parts = [part for part in fingerprint if saved.get(part) != fingerprint[part]]
+    parts = shared_changes(watermark.fingerprint, fingerprint)
     reasons = {
         "the watermark was reset": watermark.identity is None,
         "the source is another server, timeline or database": watermark.identity != cut.identity,
         "the source was restored to an earlier point": is_overtaken(cut, watermark),
         "the source's transaction ids went back": cut.xmax < (watermark.xid or 0),
-        f"changed since the last publish: {', '.join(parts)}": watermark.fingerprint != fingerprint,
+        f"changed since the last publish: {', '.join(parts)}": bool(parts),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

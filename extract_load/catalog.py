@@ -5,16 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from extract_load.connection import Session
-from extract_load.errors import SourceError
 from extract_load.identifiers import TableName
 from extract_load.sql import queries
-
-_KINDS = {
-    "p": "a partitioned table",
-    "v": "a view",
-    "m": "a materialized view",
-    "f": "a foreign table",
-}
 
 
 @dataclass(frozen=True)
@@ -96,6 +88,41 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Heap:
+    """Where rows stand on the source's disk."""
+
+    oid: int
+    file_node: int
+    """pg_class.relfilenode: another one means that the heap was rewritten or truncated."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A relation whose rows are read by themselves: the table, or a partition that holds rows."""
+
+    name: TableName
+    oid: int
+    kind: str
+    """pg_class.relkind, never `p`."""
+    heaps: tuple[Heap, ...]
+    """Its own, or those a view reads from; none for a foreign table."""
+    columns: tuple[Column, ...]
+    """A partition numbers its columns by itself."""
+    definition: str | None
+    """Hash of a view's query."""
+    estimated_rows: int
+    """-1 where it was never analyzed."""
+    heap_bytes: int
+    table_bytes: int
+    """Heap and TOAST."""
+
+    @property
+    def has_row_versions(self) -> bool:
+        """Whether its rows have a ctid and an xmin that mean something."""
+        return self.kind == "r"
+
+
+@dataclass(frozen=True)
 class TableSchema:
     """A table as its catalog describes it."""
 
@@ -103,10 +130,6 @@ class TableSchema:
     oid: int
     kind: str
     """pg_class.relkind."""
-    has_children: bool
-    """Whether tables inherit from it."""
-    file_node: int
-    """pg_class.relfilenode: another one means that the table was rewritten or truncated."""
     columns: tuple[Column, ...]
     types: tuple[TypeDefinition, ...]
     unique_keys: tuple[tuple[str, ...], ...]
@@ -120,6 +143,10 @@ class TableSchema:
     table_bytes: int
     """Heap and TOAST."""
     block_bytes: int = 8192
+    leaves: tuple[Leaf, ...] = ()
+    """What a source table is read from; a raw table is not read so."""
+    children: tuple[str, ...] = ()
+    """Tables that inherit from it and are landed by themselves, with their rows, for people."""
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -162,16 +189,14 @@ def read_table(session: Session, name: TableName) -> TableSchema | None:
     )
     if not found:
         return None
-    oid, kind, has_children, file_node, rows, heap_bytes, table_bytes, block_bytes = found[0]
+    oid, kind, rows, heap_bytes, table_bytes, block_bytes = found[0]
     named = {"oid": oid}
     keys = session.execute(queries("catalog")["unique_keys"], named, doing)
     return TableSchema(
         name=name,
         oid=oid,
         kind=kind,
-        has_children=has_children,
-        file_node=file_node,
-        columns=_columns(session, named, doing),
+        columns=read_columns(session, [oid], doing)[oid],
         types=_types(session, named, doing),
         unique_keys=tuple(tuple(columns) for _, is_immediate, columns in keys if is_immediate),
         primary_key=next((tuple(columns) for is_primary, _, columns in keys if is_primary), ()),
@@ -188,52 +213,20 @@ def read_table(session: Session, name: TableName) -> TableSchema | None:
     )
 
 
-def read_source_table(session: Session, name: TableName) -> TableSchema:
-    """Returns a table that can be landed.
-
-    Raises:
-        SourceError: If there is none, it is of a kind that is not landed, or the role may not
-            read it.
-    """
-    table = read_table(session, name)
-    where = session.parameters.conn_id
-    if table is None:
-        raise SourceError(
-            f'there is no table "{name}" in source "{where}"',
-            f"Looked in {session.parameters.address}.",
-            "Check the name: case is never folded. The role also needs USAGE on the schema.",
-        )
-    if table.kind != "r":
-        raise SourceError(
-            f'"{name}" in source "{where}" is {_KINDS[table.kind]}',
-            "This version lands plain tables only.",
-            'Name its plain tables one by one, or set "enabled: false".',
-        )
-    if table.has_children:
-        raise SourceError(
-            f'"{name}" in source "{where}" has child tables',
-            "Which rows are its own and which its children's is not told apart in this version.",
-            'Name the child tables one by one, or set "enabled: false".',
-        )
-    hidden = [column.name for column in table.columns if not column.is_readable]
-    if hidden:
-        raise SourceError(
-            f'the role may not read "{name}" in source "{where}"',
-            f"SELECT is missing on: {', '.join(hidden)}.",
-            f'Run on the source: GRANT SELECT ON {name.regclass} TO "{session.parameters.user}"',
-        )
-    return table
-
-
 def read_dependent_views(session: Session, oid: int) -> tuple[str, ...]:
     """Returns the names of the views that read a relation."""
     rows = session.execute(queries("catalog")["dependent_views"], {"oid": oid})
     return tuple(name for (name,) in rows)
 
 
-def _columns(session: Session, named: dict[str, int], doing: str) -> tuple[Column, ...]:
-    rows = session.execute(queries("catalog")["columns"], named, doing)
-    return tuple(Column(*row) for row in rows)
+def read_columns(
+    session: Session, oids: Sequence[int], doing: str
+) -> dict[int, tuple[Column, ...]]:
+    """Returns the columns of relations, by the relation's OID."""
+    found: dict[int, list[Column]] = {oid: [] for oid in oids}
+    for oid, *facts in session.execute(queries("catalog")["columns"], {"oids": list(oids)}, doing):
+        found[oid].append(Column(*facts))
+    return {oid: tuple(columns) for oid, columns in found.items()}
 
 
 def _types(session: Session, named: dict[str, int], doing: str) -> tuple[TypeDefinition, ...]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
+from extract_load.catalog import Leaf
+
 CHUNK_BYTES = 64 << 20
 """A chunk's aim in bytes on the source's disk, whatever `batch_size` says: TOAST counts."""
 
@@ -56,7 +58,13 @@ class Chunk:
     """The part of a table that one COPY moves."""
 
     number: int
+    leaf: Leaf
     range: Range
+    is_whole: bool = False
+    """Whether the leaf's rows are read whatever the window says."""
+
+    def __str__(self) -> str:
+        return f"{self.range} of {self.leaf.name}"
 
 
 def blocks_per_chunk(blocks: int, rows: int, table_bytes: int, batch_size: int) -> int:
@@ -81,39 +89,21 @@ def blocks_per_chunk(blocks: int, rows: int, table_bytes: int, batch_size: int) 
     return max(1, min(by_rows, by_bytes))
 
 
-def split_blocks(blocks: int, per_chunk: int) -> Iterator[Chunk]:
-    """Yields chunks that together cover a heap, without overlap.
+def split_blocks(blocks: int, per_chunk: int) -> Iterator[BlockRange]:
+    """Yields ranges that together cover a heap, without overlap.
 
     Args:
-        blocks: Heap blocks when the plan was made. Blocks added later belong to the last chunk,
+        blocks: Heap blocks when the plan was made. Blocks added later belong to the last range,
             which is open-ended.
-        per_chunk: Blocks a chunk, at least 1.
+        per_chunk: Blocks a range, at least 1.
 
     Yields:
-        Chunks in order, at least one.
+        Ranges in order, at least one.
 
     Example:
-        >>> [str(chunk.range) for chunk in split_blocks(5, 2)]
+        >>> [str(range_) for range_ in split_blocks(5, 2)]
         ['blocks 0 to 1', 'blocks 2 to 3', 'blocks 4 to the end']
     """
-    starts = range(0, max(blocks, 1), per_chunk)
-    for number, start in enumerate(starts):
+    for start in range(0, max(blocks, 1), per_chunk):
         stop = start + per_chunk
-        yield Chunk(number, BlockRange(start, stop if stop < blocks else None))
-
-
-def plan_chunks(
-    *, blocks: int, rows: int, table_bytes: int, batch_size: int, has_tid_ranges: bool
-) -> tuple[Chunk, ...]:
-    """Returns the chunks of a plain table.
-
-    Args:
-        blocks: Heap blocks.
-        rows: Estimated rows; -1 where nobody knows.
-        table_bytes: Heap and TOAST.
-        batch_size: Rows a chunk aims at.
-        has_tid_ranges: Whether the server reads ranges of ctid; otherwise there is one chunk.
-    """
-    if not has_tid_ranges:
-        return (Chunk(0, WholeTable()),)
-    return tuple(split_blocks(blocks, blocks_per_chunk(blocks, rows, table_bytes, batch_size)))
+        yield BlockRange(start, stop if stop < blocks else None)

@@ -9,9 +9,11 @@ from extract_load.config import Deletes
 from extract_load.connection import Session
 from extract_load.difference import is_live, same_key
 from extract_load.errors import GuardTripped, VerificationFailed
-from extract_load.extract import SourceSnapshot, copy_keys_query, copy_rows_query
+from extract_load.extract import copy_keys_query, copy_rows_query
 from extract_load.identifiers import TableName
 from extract_load.load import Load, build_key, copy_in_keys, copy_in_query, copy_into, create_keys
+from extract_load.snapshot import SourceSnapshot
+from extract_load.stream import CopyStats
 from extract_load.table_plan import Publish, TablePlan
 
 MISSING_ROWS_CHUNK = -1
@@ -77,7 +79,9 @@ def _land_keys(session: Session, source: SourceSnapshot, load: Load) -> None:
     with session.transaction(doing="commit the keys"):
         lease.hold(session, load.lease)
         create_keys(session, load)
-        copy_into(session, source, load, copy_keys_query(plan), copy_in_keys(load), doing)
+        for leaf in plan.source.leaves:
+            query = copy_keys_query(plan, leaf)
+            copy_into(session, source, leaf, query, copy_in_keys(load), doing)
         if not plan.is_key_proved:
             build_key(session, plan, load.keys)
         session.execute(sql.SQL("ANALYZE {}").format(load.keys.sql))
@@ -138,14 +142,7 @@ def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evide
     with session.transaction(doing="commit the missing rows"):
         lease.hold(session, load.lease)
         while keys := _missing_keys(session, load):
-            stats = copy_into(
-                session,
-                source,
-                load,
-                copy_rows_query(plan, keys),
-                copy_in_query(plan),
-                f'copy missing rows of "{plan.settings.source}"',
-            )
+            stats = _land_rows(session, source, plan, keys)
             if not stats.rows:
                 raise VerificationFailed(
                     f'{len(keys)} keys of "{plan.settings.source}" have no row in their snapshot',
@@ -159,6 +156,20 @@ def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evide
             ledger.claim_checkpoint(session, *names, number, "missing rows")
             ledger.complete_checkpoint(session, *names, ledger.Checkpoint(number, rows, bytes_))
     return Evidence(load.keys, rows, bytes_)
+
+
+def _land_rows(
+    session: Session, source: SourceSnapshot, plan: TablePlan, keys: list[tuple[str, ...]]
+) -> CopyStats:
+    """Reads the rows of some keys, wherever they stand."""
+    doing = f'copy missing rows of "{plan.settings.source}"'
+    found = [
+        copy_into(
+            session, source, leaf, copy_rows_query(plan, leaf, keys), copy_in_query(plan), doing
+        )
+        for leaf in plan.source.leaves
+    ]
+    return CopyStats(sum(part.rows for part in found), sum(part.bytes for part in found))
 
 
 def _missing_keys(session: Session, load: Load) -> list[tuple[str, ...]]:

@@ -1,37 +1,19 @@
-"""Reading the source: one shared snapshot, the queries of a plan, estimates."""
+"""What is read from a source: the queries of a plan, its counts, estimates."""
 
-import queue
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from psycopg2 import sql
 
-from extract_load import log
-from extract_load.baseline import lsn_number
-from extract_load.catalog import (
-    ServerCut,
-    TableSchema,
-    read_lsn,
-    read_server_cut,
-    read_source_table,
-)
-from extract_load.chunking import Chunk
+from extract_load.catalog import Leaf, TableSchema
+from extract_load.chunking import BlockRange, Chunk
 from extract_load.config import CursorType, TableSettings
-from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
-from extract_load.connection_parameters import ConnectionParameters
-from extract_load.errors import ConfigError, SnapshotLost, SourceError, SourceUnavailable
-from extract_load.identifiers import TableName, columns_sql
+from extract_load.connection import Session
+from extract_load.errors import ConfigError, SourceError
+from extract_load.identifiers import columns_sql
 from extract_load.modes import cursor_of
+from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
 from extract_load.watermark import lower_of
-
-PREDICATE_PATH = "pg_catalog, public"
-"""search_path of statements that hold a custom_where: its operators may live in public."""
-
-logger = log.get_logger(__name__)
 
 _NO_VALUE = "22"
 """The SQLSTATE class of a text that is no value of its type."""
@@ -45,180 +27,6 @@ _SINCE_EXAMPLES: dict[CursorType, str] = {
     CursorType.NUMERIC: "1000.5",
 }
 
-_FLUSH_WAIT_SECONDS = 30.0
-_FLUSH_POLL_SECONDS = 0.05
-_NOT_READERS = 2
-"""The holder, and the session that looks past the snapshot."""
-
-
-class SourceSnapshot:
-    """One exported snapshot of a source, and the sessions that read in it.
-
-    The holder's transaction keeps the snapshot; readers join it (manual, 9.28.5,
-    pg_export_snapshot). All tables of a run that read from this source share it.
-    """
-
-    def __init__(
-        self, parameters: ConnectionParameters, registry: SessionRegistry, max_connections: int
-    ) -> None:
-        """Connects the holder and takes the snapshot.
-
-        Args:
-            parameters: The source.
-            registry: Where its sessions are opened.
-            max_connections: Readers and the two sessions beside them, together; at least 3.
-        """
-        self.parameters = parameters
-        self._registry = registry
-        self.holder = registry.open(parameters, "source")
-        earlier_lsn = read_lsn(self.holder)
-        self.holder.begin(READ_CONSISTENT)
-        exported = self.holder.execute(
-            "SELECT pg_export_snapshot()", doing="export the source's snapshot"
-        )
-        self._snapshot_id = str(exported[0][0])
-        self.cut: ServerCut = read_server_cut(self.holder, earlier_lsn)
-        self._slots = threading.Semaphore(max_connections - _NOT_READERS)
-        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._outside: Session | None = None
-
-    def table(self, name: TableName) -> TableSchema:
-        """Returns a table as the snapshot's catalog has it."""
-        with self._lock:
-            return read_source_table(self.holder, name)
-
-    def table_now(self, name: TableName) -> TableSchema:
-        """Returns a table as the catalog has it now, past the snapshot."""
-        with self._lock, self._observer().transaction(READ_CONSISTENT) as now:
-            return read_source_table(now, name)
-
-    def _observer(self) -> Session:
-        """A session outside the snapshot."""
-        if self._outside is None:
-            self._outside = self._registry.open(self.parameters, "source")
-        return self._outside
-
-    @contextmanager
-    def reader(self) -> Iterator[Session]:
-        """Yields a session in the snapshot; waits while all connections are in use.
-
-        A session whose block raised is closed, the next caller gets a new one.
-        """
-        with self._slots:
-            session = self._idle_session() or self._new_session()
-            try:
-                yield session
-            except BaseException:
-                self._registry.close(session)
-                raise
-            self._idle.put(session)
-
-    @contextmanager
-    def reading(self, table: TableSchema) -> Iterator[Session]:
-        """Yields a reader for one pass over a table that still holds what the snapshot shows.
-
-        TRUNCATE and rewriting ALTER TABLE are not MVCC-safe (manual, 13.6): after one, the
-        snapshot reads nothing, or rows that came later. The lock keeps them out during the pass;
-        rolling back to the savepoint frees it and keeps the snapshot.
-
-        Raises:
-            SourceUnavailable: If the table was truncated, rewritten or replaced since.
-        """
-        with self.reader() as reader:
-            reader.execute("SAVEPOINT reading")
-            reader.execute(
-                sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(table.name.sql),
-                doing=f'lock "{table.name}" against DDL',
-            )
-            # By name, not by OID: another table may have taken the name.
-            now = reader.execute(
-                "SELECT pg_relation_filenode(to_regclass(%(name)s))", {"name": table.name.regclass}
-            )
-            if now[0][0] != table.file_node:
-                raise SnapshotLost(
-                    f'"{table.name}" was truncated or rewritten during the run',
-                    "The snapshot no longer shows what the table held. Nothing was published.",
-                    "Run again: it takes a new snapshot.",
-                )
-            yield reader
-            reader.execute("ROLLBACK TO SAVEPOINT reading; RELEASE SAVEPOINT reading")
-
-    def _idle_session(self) -> Session | None:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            return None
-
-    def _new_session(self) -> Session:
-        session = self._registry.open(self.parameters, "source")
-        begin = f"{READ_CONSISTENT}; SET TRANSACTION SNAPSHOT '{self._snapshot_id}'"
-        try:
-            session.begin(begin, {"search_path": PREDICATE_PATH})
-        except SourceError as error:
-            self._registry.close(session)
-            if isinstance(error, SourceUnavailable):
-                raise  # the connection, not the snapshot
-            raise SnapshotLost(
-                "the source's snapshot is gone", error.detail, "Run again: it takes a new one."
-            ) from error
-        return session
-
-    def has_reached(self, lsn: str) -> bool:
-        """Returns whether the source's WAL is at or past a position by now."""
-        with self._lock:
-            return lsn_number(read_lsn(self.holder)) >= lsn_number(lsn)
-
-    def wait_flushed(self) -> None:
-        """Waits until the source has written the WAL of all that the snapshot shows to disk.
-
-        A row of an asynchronous commit is visible before it is durable; after a crash it is gone
-        and its transaction id given out again. A standby replays only what is flushed.
-
-        Raises:
-            SourceUnavailable: If it is not flushed in 30 seconds.
-        """
-        with self._lock:
-            if self._is_flushed():
-                return
-            self._nudge()
-            deadline = time.monotonic() + _FLUSH_WAIT_SECONDS
-            while time.monotonic() < deadline:
-                if self._is_flushed():
-                    return
-                time.sleep(_FLUSH_POLL_SECONDS)
-        raise SourceUnavailable(
-            "the source has not written its WAL to disk",
-            f"WAL position {self.cut.lsn} was not flushed within {_FLUSH_WAIT_SECONDS:g} s. "
-            "Nothing was published.",
-            "Look for a stuck disk on the source, then run again.",
-        )
-
-    def _is_flushed(self) -> bool:
-        if self.cut.is_standby:
-            return True
-        query = "SELECT pg_current_wal_flush_lsn() >= %(lsn)s::pg_lsn"
-        return bool(self.holder.execute(query, {"lsn": self.cut.lsn})[0][0])
-
-    def _nudge(self) -> None:
-        """Makes the source's WAL writer write now: a quiet one takes up to 15 seconds.
-
-        Costs one transaction id. Where the role may only ever read, the waiting has to do.
-        """
-        try:
-            with self._observer().transaction() as session:
-                session.execute("SELECT pg_current_xact_id()")
-        except SourceError as error:
-            logger.debug("source not nudged", extra={"why": error.primary})
-
-    def close(self) -> None:
-        """Ends the snapshot and every session in it."""
-        while (session := self._idle_session()) is not None:
-            self._registry.close(session)
-        if self._outside is not None:
-            self._registry.close(self._outside)
-        self._registry.close(self.holder)
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -231,29 +39,30 @@ class Estimate:
 
 
 def copy_out_query(plan: TablePlan, chunk: Chunk) -> sql.Composable:
-    """Returns the COPY that reads a chunk."""
+    """Returns the COPY that reads a chunk of a leaf."""
     return sql.SQL(
         "COPY ({select} WHERE {range} AND {predicate}) TO STDOUT (FORMAT {format})"
     ).format(
-        select=_select(plan),
+        select=_select(plan, chunk.leaf),
         range=chunk.range.predicate,
-        predicate=plan.predicate,
+        predicate=_predicate(plan, chunk),
         format=sql.SQL(plan.contract.copy_format),
     )
 
 
-def copy_keys_query(plan: TablePlan) -> sql.Composable:
-    """Returns the COPY that reads every key of the table in the snapshot."""
-    return sql.SQL("COPY (SELECT {keys} FROM ONLY {table} WHERE {belongs}) TO STDOUT").format(
-        keys=_key_expressions(plan), table=plan.settings.source.sql, belongs=plan.belongs
+def copy_keys_query(plan: TablePlan, leaf: Leaf) -> sql.Composable:
+    """Returns the COPY that reads every key of a leaf in the snapshot."""
+    return sql.SQL("COPY (SELECT {keys} FROM {leaf} WHERE {belongs}) TO STDOUT").format(
+        keys=_key_expressions(plan), leaf=_from(plan, leaf), belongs=plan.belongs
     )
 
 
-def copy_rows_query(plan: TablePlan, keys: list[tuple[str, ...]]) -> sql.Composable:
-    """Returns the COPY that reads the rows of some keys.
+def copy_rows_query(plan: TablePlan, leaf: Leaf, keys: list[tuple[str, ...]]) -> sql.Composable:
+    """Returns the COPY that reads the rows of some keys from a leaf.
 
     Args:
         plan: The table's.
+        leaf: Where to look.
         keys: Key values as text, at least one key.
     """
     types = [plan.contract.column(name).source_type for name in plan.key]
@@ -270,7 +79,7 @@ def copy_rows_query(plan: TablePlan, keys: list[tuple[str, ...]]) -> sql.Composa
         "COPY ({select} WHERE {belongs} AND ({keys}) IN (VALUES {listed})) "
         "TO STDOUT (FORMAT {format})"
     ).format(
-        select=_select(plan),
+        select=_select(plan, leaf),
         belongs=plan.belongs,
         keys=key_columns(plan),
         listed=listed,
@@ -278,24 +87,41 @@ def copy_rows_query(plan: TablePlan, keys: list[tuple[str, ...]]) -> sql.Composa
     )
 
 
-def count_rows(session: Session, plan: TablePlan) -> int:
+def count_rows(source: SourceSnapshot, plan: TablePlan) -> int:
     """Returns how many rows the table has in the snapshot."""
-    query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(
-        plan.settings.source.sql, plan.belongs
-    )
-    doing = f'count the rows of "{plan.settings.source}"'
-    return int(session.execute(query, doing=doing)[0][0])
+    rows = 0
+    for leaf in plan.source.leaves:
+        query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(_from(plan, leaf), plan.belongs)
+        with source.reading(leaf) as reader:
+            found = reader.execute(query, doing=f'count the rows of "{leaf.name}"')
+        rows += int(found[0][0])
+    return rows
 
 
-def estimate(session: Session, plan: TablePlan) -> Estimate:
+def estimate(source: SourceSnapshot, plan: TablePlan) -> Estimate:
     """Returns what the source's planner expects; reads no row."""
-    query = sql.SQL("EXPLAIN (FORMAT JSON) {} WHERE {}").format(_select(plan), plan.predicate)
-    found = session.execute(query, doing=f'estimate the rows of "{plan.settings.source}"')
+    of_leaf = {chunk.leaf.oid: chunk for chunk in plan.chunks}
+    found = [_estimate_leaf(source, plan, chunk) for chunk in of_leaf.values()]
+    return Estimate(
+        rows=sum(leaf.rows for leaf in found),
+        bytes_sent=sum(leaf.bytes_sent for leaf in found),
+        bytes_read=sum(leaf.bytes_read for leaf in found),
+    )
+
+
+def _estimate_leaf(source: SourceSnapshot, plan: TablePlan, chunk: Chunk) -> Estimate:
+    """What is expected of the leaf that a chunk is a part of."""
+    leaf = chunk.leaf
+    query = sql.SQL("EXPLAIN (FORMAT JSON) {} WHERE {}").format(
+        _select(plan, leaf), _predicate(plan, chunk)
+    )
+    with source.reading(leaf) as reader:
+        found = reader.execute(query, doing=f'estimate the rows of "{leaf.name}"')
     node = found[0][0][0]["Plan"]
     rows = int(node["Plan Rows"])
     sent = rows * int(node["Plan Width"])
-    scans_all = "Seq Scan" in node["Node Type"] or len(plan.chunks) > 1
-    return Estimate(rows, sent, plan.source.table_bytes if scans_all else sent)
+    scans_all = "Seq Scan" in node["Node Type"] or isinstance(chunk.range, BlockRange)
+    return Estimate(rows, sent, leaf.table_bytes if scans_all else sent)
 
 
 def read_since(session: Session, table: TableSettings, schema: TableSchema, since: str) -> str:
@@ -348,12 +174,22 @@ def require_boolean(session: Session, plan: TablePlan) -> None:
     session.execute(query, doing=f'use custom_where of "{plan.settings.source}"')
 
 
-def _select(plan: TablePlan) -> sql.Composable:
-    # ONLY: a table's children are tables of their own.
-    return sql.SQL("SELECT {} FROM ONLY {}").format(
+def _predicate(plan: TablePlan, chunk: Chunk) -> sql.Composable:
+    return plan.belongs if chunk.is_whole else plan.predicate
+
+
+def _select(plan: TablePlan, leaf: Leaf) -> sql.Composable:
+    return sql.SQL("SELECT {} FROM {}").format(
         sql.SQL(", ").join(column.expression for column in plan.contract.columns),
-        plan.settings.source.sql,
+        _from(plan, leaf),
     )
+
+
+def _from(plan: TablePlan, leaf: Leaf) -> sql.Composable:
+    """ONLY: a table's children are tables of their own. custom_where may name the table."""
+    if leaf.oid == plan.source.oid:
+        return sql.SQL("ONLY {}").format(leaf.name.sql)
+    return sql.SQL("ONLY {} AS {}").format(leaf.name.sql, sql.Identifier(plan.source.name.table))
 
 
 def _key_expressions(plan: TablePlan) -> sql.Composable:

@@ -3,15 +3,23 @@
 Pure: takes settings and a catalog, gives a value that the ledger keeps.
 """
 
+import hashlib
+import json
 from typing import Any
 
-from extract_load.catalog import TableSchema
+from extract_load.catalog import Column, Leaf, TableSchema
 from extract_load.chosen_columns import key_of, landed_columns
 from extract_load.config import SyncMode, TableSettings
 from extract_load.type_contract import TypeContract, make_contract
 
+Fingerprint = dict[str, Any]
+"""Named parts, as JSON has them; the ledger keeps it beside the watermark."""
 
-def fingerprint_of(settings: TableSettings, source: TableSchema) -> dict[str, Any]:
+LEAVES = "leaves"
+"""The part with a digest for each leaf; the others hold for all of them."""
+
+
+def fingerprint_of(settings: TableSettings, source: TableSchema) -> Fingerprint:
     """Returns what the content of rows depends on beside their xmin.
 
     Raises:
@@ -24,26 +32,16 @@ def fingerprint_of(settings: TableSettings, source: TableSchema) -> dict[str, An
 
 def make_fingerprint(
     settings: TableSettings, source: TableSchema, contract: TypeContract, key: tuple[str, ...]
-) -> dict[str, Any]:
-    """Everything that changes what is read without a new xmin on any row.
+) -> Fingerprint:
+    """Returns everything that changes what is read without a new xmin on any row.
 
     A missing value (ADD COLUMN ... DEFAULT), a renamed enum label, a dropped and added column or
     another table under the same name change what is read without a new xmin on any row.
     """
-    landed = [column for column in source.columns if column.name in contract.names]
     is_incremental = settings.sync_mode is SyncMode.INCREMENTAL_SYNC
     return {
         "table_oid": source.oid,
-        "columns": [
-            [
-                column.number,
-                column.name,
-                column.type_text,
-                column.missing_value,
-                column.default_expression if column.is_generated else None,
-            ]
-            for column in landed
-        ],
+        "columns": _column_facts(source.columns, contract),
         "types": {
             f"{type_.schema}.{type_.name}": [*type_.labels, *type_.attributes]
             for type_ in source.types
@@ -53,4 +51,62 @@ def make_fingerprint(
         "key": list(key),
         "custom_where": settings.custom_where.sql if settings.custom_where else None,
         "cursor": settings.incremental_field if is_incremental else None,
+        LEAVES: {str(leaf.oid): _leaf_digest(leaf, contract) for leaf in source.leaves},
     }
+
+
+def shared_changes(saved: Fingerprint | None, now: Fingerprint) -> list[str]:
+    """Returns what changed for all leaves at once, by name."""
+    saved = saved or {}
+    return [part for part in now if part != LEAVES and saved.get(part) != now[part]]
+
+
+def altered_leaves(saved: Fingerprint | None, now: Fingerprint) -> frozenset[int]:
+    """Returns the leaves (OIDs) whose content may differ without a newer xmin: new and altered.
+
+    Args:
+        saved: The published fingerprint; None where every leaf is read whole anyway.
+        now: The present one.
+    """
+    if saved is None:
+        return frozenset()
+    known = saved.get(LEAVES, {})
+    return frozenset(int(oid) for oid, digest in now[LEAVES].items() if known.get(oid) != digest)
+
+
+def has_other_leaves(saved: Fingerprint | None, now: Fingerprint) -> bool:
+    """Returns whether the leaves are not those that were published, altered ones included."""
+    return saved is not None and saved.get(LEAVES) != now[LEAVES]
+
+
+def is_altered(read: Fingerprint, now: Fingerprint) -> bool:
+    """Returns whether what was read is no longer what it was; leaves that came since do not count.
+
+    Args:
+        read: The fingerprint the rows were read with.
+        now: The present one.
+    """
+    present = now[LEAVES]
+    return bool(shared_changes(read, now)) or any(
+        present.get(oid) != digest for oid, digest in read[LEAVES].items()
+    )
+
+
+def _leaf_digest(leaf: Leaf, contract: TypeContract) -> str:
+    """A hash over a leaf's own columns: a partition has numbers and missing values of its own."""
+    facts = [leaf.definition, _column_facts(leaf.columns, contract)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _column_facts(columns: tuple[Column, ...], contract: TypeContract) -> list[list[Any]]:
+    return [
+        [
+            column.number,
+            column.name,
+            column.type_text,
+            column.missing_value,
+            column.default_expression if column.is_generated else None,
+        ]
+        for column in columns
+        if column.name in contract.names
+    ]

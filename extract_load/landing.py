@@ -18,12 +18,13 @@ from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
 from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
-from extract_load.extract import SourceSnapshot, count_rows, read_since, require_boolean
-from extract_load.fingerprint import fingerprint_of
+from extract_load.extract import count_rows, read_since, require_boolean
+from extract_load.fingerprint import fingerprint_of, is_altered
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.planner import plan_table
 from extract_load.publish import Publication, SourceFacts, publish
 from extract_load.retry import attempt
+from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import TablePlan, TargetState
 
@@ -190,7 +191,7 @@ class Landing:
         """
         now = self._source.table_now(plan.settings.source)
         try:
-            is_same = fingerprint_of(plan.settings, now) == plan.fingerprint
+            is_same = not is_altered(plan.fingerprint, fingerprint_of(plan.settings, now))
         except SchemaMismatch:  # a column the settings name is gone
             is_same = False
         if not is_same:
@@ -206,15 +207,14 @@ class Landing:
         plan = load.plan
         rows = None
         if plan.deletes is not Deletes.IGNORE or (plan.is_baseline and plan.verifies_counts):
-            with self._source.reading(plan.source) as reader:
-                rows = count_rows(reader, plan)
+            rows = count_rows(self._source, plan)
         evidence = gather(session, self._source, load, rows or 0)
         self.counts.add(CopyStats(evidence.missing_rows, evidence.bytes))
         return SourceFacts(rows, evidence)
 
     def _load_chunks(self, load: Load, progress: Progress) -> None:
         """Loads every chunk, `parallel_workers` at a time; the first error stops the rest."""
-        workers = min(self._table.parallel_workers, len(load.plan.chunks))
+        workers = max(1, min(self._table.parallel_workers, len(load.plan.chunks)))
         self.counts.loading_since = time.monotonic()
         with ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool:
             futures = [
@@ -318,7 +318,7 @@ def look_and_plan(
             full_refresh=options.full_refresh,
             since=since,
         )
-    with source.reading(schema) as reader:
+    with source.looking() as reader:
         require_boolean(reader, plan)
     return plan
 

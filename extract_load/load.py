@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from psycopg2 import sql
 
 from extract_load import lease, ledger
+from extract_load.catalog import Leaf
 from extract_load.chunking import Chunk
 from extract_load.config import Deletes
 from extract_load.connection import Session
-from extract_load.extract import SourceSnapshot, copy_out_query, key_columns
+from extract_load.extract import copy_out_query, key_columns
 from extract_load.identifiers import TableName, columns_sql
+from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats, move
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT
@@ -86,14 +88,14 @@ def load_chunk(
     in order, and the publish commits synchronously (manual, 30.4).
     """
     plan = load.plan
-    doing = f'copy {chunk.range} of "{plan.settings.source}"'
+    doing = f'copy {chunk.range} of "{chunk.leaf.name}"'
     with session.transaction(settings={"synchronous_commit": "off"}, doing="commit a chunk"):
         lease.hold(session, load.lease)
         if not ledger.claim_checkpoint(
-            session, plan.checkpoints, load.run_id, load.target, chunk.number, str(chunk.range)
+            session, plan.checkpoints, load.run_id, load.target, chunk.number, str(chunk)
         ):
             return None
-        with source.reading(plan.source) as reader:
+        with source.reading(chunk.leaf) as reader:
             stats = move(
                 lambda stream: reader.copy(copy_out_query(plan, chunk), stream, doing),
                 lambda stream: session.copy(copy_in_query(plan), stream, doing),
@@ -111,13 +113,16 @@ def load_chunk(
 def copy_into(
     session: Session,
     source: SourceSnapshot,
-    load: Load,
+    leaf: Leaf,
     query: sql.Composable,
     into: sql.Composable,
     doing: str,
 ) -> CopyStats:
-    """Returns what a COPY brought that belongs to no chunk, in the caller's transaction."""
-    with source.reading(load.plan.source) as reader:
+    """Returns what a COPY from a leaf brought that belongs to no chunk.
+
+    Works in the caller's transaction.
+    """
+    with source.reading(leaf) as reader:
         return move(
             lambda stream: reader.copy(query, stream, doing),
             lambda stream: session.copy(into, stream, doing),

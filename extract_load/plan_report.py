@@ -155,7 +155,8 @@ def _ddl(plan: TablePlan) -> list[str]:
 
 def _locks(plan: TablePlan) -> list[str]:
     """What others may notice."""
-    how = "one pass" if isinstance(plan.chunks[0].range, WholeTable) else "one chunk at a time"
+    is_one_pass = all(isinstance(chunk.range, WholeTable) for chunk in plan.chunks)
+    how = "one pass" if is_one_pass else "one chunk at a time"
     source = f"source {plan.settings.source}: ACCESS SHARE ({how}, one snapshot)"
     if plan.publish is Publish.FIRST_LOAD:
         return [source]

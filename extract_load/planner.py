@@ -8,12 +8,19 @@ import hashlib
 from psycopg2 import sql
 
 from extract_load.baseline import NO_RAW_TABLE, why_baseline
-from extract_load.catalog import ServerCut, TableSchema
+from extract_load.catalog import Leaf, ServerCut, TableSchema
 from extract_load.chosen_columns import key_of, landed_columns
-from extract_load.chunking import TID_RANGE_VERSION, Chunk, WholeTable, plan_chunks
+from extract_load.chunking import (
+    TID_RANGE_VERSION,
+    Chunk,
+    Range,
+    WholeTable,
+    blocks_per_chunk,
+    split_blocks,
+)
 from extract_load.config import Deletes, SyncMode, TableSettings
-from extract_load.errors import TargetError
-from extract_load.fingerprint import make_fingerprint
+from extract_load.errors import SourceError, TargetError
+from extract_load.fingerprint import altered_leaves, has_other_leaves, make_fingerprint
 from extract_load.identifiers import TableName
 from extract_load.ledger import SCHEMA, SCRATCH_SCHEMA
 from extract_load.modes import MODES, Reading, cursor_of
@@ -21,6 +28,8 @@ from extract_load.schema_change import require_same_columns
 from extract_load.table_plan import Publish, TablePlan, TargetState, predicate_of
 from extract_load.type_contract import make_contract
 from extract_load.watermark import Watermark
+
+_KINDS = {"f": "a foreign table", "m": "a materialized view", "v": "a view"}
 
 
 def plan_table(
@@ -50,11 +59,14 @@ def plan_table(
     key = key_of(settings, source)
     contract = make_contract(source, landed_columns(settings, source, key), key)
     fingerprint = make_fingerprint(settings, source, contract, key)
+    _require_row_versions(settings, source)
     _require_ours(settings, target)
     if target.raw is not None:
         require_same_columns(settings, contract, target.raw, target.dependent_views)
     reason = why_baseline(cut, target, fingerprint, full_refresh=full_refresh)
     reading = _reading(settings, source, cut, target.watermark, reason, since)
+    is_delta = reading.baseline_reason is None and target.watermark is not None
+    saved = target.watermark.fingerprint if is_delta and target.watermark else None
     publish = _publish(settings, reading, target)
     return TablePlan(
         settings=settings,
@@ -67,7 +79,8 @@ def plan_table(
         baseline_reason=reading.baseline_reason,
         window=reading.window,
         predicate=_all_of(predicate_of(settings), reading.predicate),
-        chunks=_chunks(settings, source, cut, reading),
+        chunks=_chunks(settings, source, cut, reading, altered_leaves(saved, fingerprint)),
+        has_other_leaves=has_other_leaves(saved, fingerprint),
         fingerprint=fingerprint,
         target=target,
         scratch=_scratch(settings.target, publish),
@@ -81,6 +94,19 @@ def plan_table(
 
 def _all_of(first: sql.Composable, second: sql.Composable | None) -> sql.Composable:
     return first if second is None else sql.SQL("{} AND {}").format(second, first)
+
+
+def _require_row_versions(settings: TableSettings, source: TableSchema) -> None:
+    """Refuses a mode that reads by xmin where rows have none."""
+    without = [leaf for leaf in source.leaves if not leaf.has_row_versions]
+    if settings.sync_mode is not SyncMode.XMIN_INCREMENTAL or not without:
+        return
+    raise SourceError(
+        f'"{settings.source}" cannot be read by xmin: "{without[0].name}" is '
+        f"{_KINDS[without[0].kind]}",
+        "Its rows do not say which transaction wrote them.",
+        'Set "sync_mode" to full_sync, or to incremental_sync with a cursor column.',
+    )
 
 
 def _require_ours(settings: TableSettings, target: TargetState) -> None:
@@ -132,17 +158,37 @@ def _publish(settings: TableSettings, reading: Reading, target: TargetState) -> 
 
 
 def _chunks(
-    settings: TableSettings, source: TableSchema, cut: ServerCut, reading: Reading
+    settings: TableSettings,
+    source: TableSchema,
+    cut: ServerCut,
+    reading: Reading,
+    altered: frozenset[int],
 ) -> tuple[Chunk, ...]:
-    if not settings.chunk_mode or reading.uses_index:
-        return (Chunk(0, WholeTable()),)
-    return plan_chunks(
-        blocks=source.heap_bytes // source.block_bytes,
-        rows=source.estimated_rows,
-        table_bytes=source.table_bytes,
-        batch_size=settings.batch_size,
-        has_tid_ranges=cut.version >= TID_RANGE_VERSION,
-    )
+    """Every leaf in ranges; one that was altered is read whole, whatever the window says."""
+    parts = [
+        (leaf, range_, leaf.oid in altered)
+        for leaf in source.leaves
+        for range_ in _ranges(settings, source, leaf, cut, reading, is_whole=leaf.oid in altered)
+    ]
+    return tuple(Chunk(number, *part) for number, part in enumerate(parts))
+
+
+def _ranges(
+    settings: TableSettings,
+    source: TableSchema,
+    leaf: Leaf,
+    cut: ServerCut,
+    reading: Reading,
+    *,
+    is_whole: bool,
+) -> tuple[Range, ...]:
+    finds_by_index = reading.uses_index and not is_whole
+    has_ranges = leaf.has_row_versions and cut.version >= TID_RANGE_VERSION
+    if not settings.chunk_mode or finds_by_index or not has_ranges:
+        return (WholeTable(),)
+    blocks = leaf.heap_bytes // source.block_bytes
+    size = blocks_per_chunk(blocks, leaf.estimated_rows, leaf.table_bytes, settings.batch_size)
+    return tuple(split_blocks(blocks, size))
 
 
 def _scratch(target: TableName, publish: Publish) -> TableName:
@@ -170,4 +216,6 @@ def _warnings(
             found.append(f'"{cursor}" may be NULL: such rows are read again in every run')
     if settings.follows_deletes is Deletes.IGNORE:
         found.append("deletes: not followed")
+    if source.children:
+        found.append(f"not its rows, but tables of their own: {', '.join(source.children)}")
     return tuple(found)

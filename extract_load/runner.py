@@ -18,7 +18,7 @@ from extract_load.config import Settings, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters, Resolver
 from extract_load.errors import ExtractLoadError
-from extract_load.extract import Estimate, SourceSnapshot, estimate
+from extract_load.extract import Estimate, estimate
 from extract_load.landing import (
     Landing,
     LandingCounts,
@@ -28,6 +28,7 @@ from extract_load.landing import (
 )
 from extract_load.report import RunReport, TableResult, peak_rss_bytes
 from extract_load.selection import resolve_all, select_tables
+from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
 
 Value = TypeVar("Value")
@@ -147,8 +148,7 @@ class Run:
             parameters = self._connections[table.target_connection]
             with Session(parameters, "target") as session:
                 plan = look_and_plan(table, source, session, self._options.landing)
-            with source.reading(plan.source) as reader:
-                return PlannedTable(table, plan, estimate(reader, plan))
+            return PlannedTable(table, plan, estimate(source, plan))
         except ExtractLoadError as error:
             return PlannedTable(table, error=error)
 

@@ -32,20 +32,85 @@ select
 select
     class.oid::bigint,
     class.relkind::text,
-    exists (select from pg_inherits where inhparent = class.oid) as has_children,
-    class.relfilenode::bigint,
     class.reltuples::bigint,
-    pg_relation_size(class.oid) as heap_bytes,
-    pg_table_size(class.oid) as table_bytes,
+    coalesce(pg_relation_size(class.oid), 0) as heap_bytes,
+    coalesce(pg_table_size(class.oid), 0) as table_bytes,
     current_setting('block_size')::int as block_bytes
 from pg_class as class
 inner join pg_namespace as namespace on namespace.oid = class.relnamespace
 where namespace.nspname = %(schema)s and class.relname = %(table)s
     and class.relkind in ('r', 'p', 'v', 'm', 'f')
 
--- name: columns
--- A relation's columns in order, with what makes their content: type, missing value, generation.
+-- name: leaves
+-- The relations a table's rows are read from: itself, or the partitions that hold rows. One that
+-- is being detached concurrently is no part of the table for a new snapshot (14 and later).
+with recursive tree as (
+    select oid, relkind from pg_class where oid = %(oid)s
+    union all
+    select class.oid, class.relkind
+    from tree
+    inner join pg_inherits as inherits on inherits.inhparent = tree.oid
+    inner join pg_class as class on class.oid = inherits.inhrelid
+    where tree.relkind = 'p'
+        and not coalesce((to_jsonb(inherits) ->> 'inhdetachpending')::boolean, false)
+)
 select
+    class.oid::bigint,
+    namespace.nspname::text,
+    class.relname::text,
+    class.relkind::text,
+    case when class.relkind in ('v', 'm') then md5(pg_get_viewdef(class.oid)) end,
+    class.reltuples::bigint,
+    coalesce(pg_relation_size(class.oid), 0),
+    coalesce(pg_table_size(class.oid), 0)
+from tree
+inner join pg_class as class on class.oid = tree.oid
+inner join pg_namespace as namespace on namespace.oid = class.relnamespace
+where class.relkind <> 'p'
+order by class.oid
+
+-- name: heaps
+-- Where the rows of relations stand: their own heap; for a view those of all it reads from, with
+-- their children, since it may read these too.
+with recursive used as (
+    select class.oid as leaf, class.oid, class.relkind
+    from pg_class as class
+    where class.oid = any(%(oids)s::oid[])
+    union
+    select used.leaf, class.oid, class.relkind
+    from used
+    cross join lateral (
+        select dependency.refobjid
+        from pg_rewrite as rule
+        inner join pg_depend as dependency
+            on dependency.classid = 'pg_rewrite'::regclass and dependency.objid = rule.oid
+        where used.relkind = 'v' and rule.ev_class = used.oid
+            and dependency.refclassid = 'pg_class'::regclass
+        union all
+        select inhrelid from pg_inherits where inhparent = used.oid and used.oid <> used.leaf
+    ) as next (oid)
+    inner join pg_class as class on class.oid = next.oid
+)
+select used.leaf::bigint, class.oid::bigint, class.relfilenode::bigint
+from used
+inner join pg_class as class on class.oid = used.oid
+where class.relkind in ('r', 'm') and class.relfilenode <> 0
+order by used.leaf, class.oid
+
+-- name: children
+-- Tables that inherit from a plain one, each with its estimated rows.
+select format('%%I.%%I', namespace.nspname, class.relname), class.reltuples::bigint
+from pg_inherits as inherits
+inner join pg_class as class on class.oid = inherits.inhrelid
+inner join pg_namespace as namespace on namespace.oid = class.relnamespace
+where inherits.inhparent = %(oid)s
+order by 1
+
+-- name: columns
+-- The columns of relations in order, with what makes their content: type, missing value,
+-- generation.
+select
+    attribute.attrelid::bigint,
     attribute.attnum::int,
     attribute.attname::text,
     attribute.atttypid::bigint,
@@ -60,8 +125,9 @@ select
 from pg_attribute as attribute
 left join pg_attrdef as definition
     on definition.adrelid = attribute.attrelid and definition.adnum = attribute.attnum
-where attribute.attrelid = %(oid)s and attribute.attnum > 0 and not attribute.attisdropped
-order by attribute.attnum
+where attribute.attrelid = any(%(oids)s::oid[])
+    and attribute.attnum > 0 and not attribute.attisdropped
+order by attribute.attrelid, attribute.attnum
 
 -- name: types
 -- The types of a relation's columns, and the types those are made of (elements and bases).

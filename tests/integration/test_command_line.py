@@ -355,8 +355,8 @@ BAD_TABLES = [
     ),
     (
         "CREATE VIEW public.t AS SELECT 1 AS a",
-        {"primary_key": "a"},
-        '"public.t" in source "digitalocean_postgres" is a view',
+        {"primary_key": "a", "sync_mode": "xmin_incremental"},
+        '"public.t" cannot be read by xmin: "public.t" is a view',
     ),
     (
         "CREATE TABLE public.t (a int); INSERT INTO public.t VALUES (1), (1)",

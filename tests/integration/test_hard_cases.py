@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from demo.embedded_server import EmbeddedServer
-from extract_load import catalog, extract, lease, ledger
+from extract_load import catalog, extract, lease, ledger, snapshot
 from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters, resolve_connection
 from extract_load.deletes import Evidence, gather
@@ -16,6 +16,7 @@ from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.publish import SourceFacts, publish
 from extract_load.reset import forget
 from extract_load.runner import Run
+from extract_load.snapshot import SourceSnapshot
 from extract_load.sql import queries
 from tests.support.landing import (
     TARGET_ID,
@@ -204,7 +205,7 @@ def test_a_run_that_stalls_while_it_takes_its_snapshot_is_not_taken_for_a_young_
             land_one(items, target, table)
         return read(session, earlier_lsn)
 
-    monkeypatch.setattr(extract, "read_server_cut", stalled)
+    monkeypatch.setattr(snapshot, "read_server_cut", stalled)
     report = land(items, target, table)
 
     assert report.status == "done"
@@ -396,7 +397,8 @@ def test_missing_rows_that_cannot_be_found_end_the_run(
     items.execute("INSERT INTO public.items VALUES (7001, 'old', 1, '2020-01-01')")
     original = extract.copy_rows_query
     monkeypatch.setattr(
-        "extract_load.deletes.copy_rows_query", lambda plan, _: original(plan, [("-1",)])
+        "extract_load.deletes.copy_rows_query",
+        lambda plan, leaf, _: original(plan, leaf, [("-1",)]),
     )
     (result,) = land(items, target, INCREMENTAL).tables
 
@@ -608,10 +610,10 @@ def test_a_fault_of_the_program_is_one_tables_failure(
     items.execute("CREATE TABLE public.other (id int PRIMARY KEY)")
     original = extract.count_rows
 
-    def broken(session: Session, plan: Any) -> int:
+    def broken(reading: SourceSnapshot, plan: Any) -> int:
         if plan.settings.source.table == "items":
             raise ZeroDivisionError("by zero")
-        return original(session, plan)
+        return original(reading, plan)
 
     monkeypatch.setattr("extract_load.landing.count_rows", broken)
     failed, done = land(items, target, FULL, {"source": "public.other"}).tables

@@ -5,9 +5,7 @@ from hypothesis import strategies as st
 
 from extract_load.chunking import (
     CHUNK_BYTES,
-    BlockRange,
     blocks_per_chunk,
-    plan_chunks,
     split_blocks,
 )
 
@@ -15,14 +13,13 @@ from extract_load.chunking import (
 @given(blocks=st.integers(0, 5_000), per_chunk=st.integers(1, 700), grown=st.integers(0, 50))
 def test_every_block_is_in_exactly_one_chunk(blocks: int, per_chunk: int, grown: int) -> None:
     """No row may be copied twice, and none left out, also in blocks added after the plan."""
-    ranges = [chunk.range for chunk in split_blocks(blocks, per_chunk)]
+    ranges = list(split_blocks(blocks, per_chunk))
 
     covered: list[int] = []
     for part in ranges:
-        assert isinstance(part, BlockRange)
         covered += range(part.start, blocks + grown if part.stop is None else part.stop)
     assert covered == list(range(blocks + grown)) or (blocks == 0 and grown == 0)
-    assert [part.stop for part in ranges if isinstance(part, BlockRange)].count(None) == 1
+    assert [part.stop for part in ranges].count(None) == 1
 
 
 @given(
@@ -39,11 +36,3 @@ def test_a_chunk_is_bounded_by_bytes_whatever_the_rows(
 
     assert size >= 1
     assert size == 1 or size * bytes_a_block <= CHUNK_BYTES
-
-
-@given(rows=st.integers(-1, 10**6), batch_size=st.integers(1, 10**5))
-def test_without_ranges_there_is_one_chunk(rows: int, batch_size: int) -> None:
-    chunks = plan_chunks(
-        blocks=1000, rows=rows, table_bytes=1, batch_size=batch_size, has_tid_ranges=False
-    )
-    assert len(chunks) == 1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from extract_load.baseline import is_overtaken
-from extract_load.catalog import Column, ServerCut, TableSchema, TypeDefinition
+from extract_load.catalog import Column, Heap, Leaf, ServerCut, TableSchema, TypeDefinition
 from extract_load.config import TableSettings
 from extract_load.fingerprint import fingerprint_of
 from extract_load.identifiers import TableName
@@ -17,17 +17,27 @@ from extract_load.watermark import Watermark
 
 INT = TypeDefinition(23, "pg_catalog", "int4", "b", 0, 0, None)
 MOOD = TypeDefinition(900, "public", "mood", "e", 0, 0, None, ("sad", "ok"))
+COLUMNS = (
+    Column(1, "id", 23, -1, "integer", is_not_null=True),
+    Column(2, "mood", 900, -1, "public.mood", is_not_null=False),
+    Column(3, "version", 23, -1, "integer", is_not_null=True),
+)
+LEAF = Leaf(
+    name=TableName("public", "items"),
+    oid=1,
+    kind="r",
+    heaps=(Heap(1, 11),),
+    columns=COLUMNS,
+    definition=None,
+    estimated_rows=1000,
+    heap_bytes=80 * 8192,
+    table_bytes=80 * 8192,
+)
 SCHEMA = TableSchema(
     name=TableName("public", "items"),
     oid=1,
     kind="r",
-    has_children=False,
-    file_node=11,
-    columns=(
-        Column(1, "id", 23, -1, "integer", is_not_null=True),
-        Column(2, "mood", 900, -1, "public.mood", is_not_null=False),
-        Column(3, "version", 23, -1, "integer", is_not_null=True),
-    ),
+    columns=COLUMNS,
     types=(INT, MOOD),
     unique_keys=(("id",),),
     primary_key=("id",),
@@ -35,6 +45,7 @@ SCHEMA = TableSchema(
     estimated_rows=1000,
     heap_bytes=80 * 8192,
     table_bytes=80 * 8192,
+    leaves=(LEAF,),
 )
 RAW = replace(
     SCHEMA,
@@ -183,7 +194,9 @@ def test_settings_that_do_not_are_none() -> None:
 def test_a_tables_size_decides_how_it_is_cut(rows: int, batch_size: int, chunks: int) -> None:
     sizes = [{"max_rows": 1000, "chunk_mode": False}, {"batch_size": 100, "max_retries": 9}]
     table = settings(by_size=sizes)
-    plan = plan_table(table, replace(SCHEMA, estimated_rows=rows), CUT, TargetState(None, None))
+    leaf = replace(LEAF, estimated_rows=rows)
+    source = replace(SCHEMA, estimated_rows=rows, leaves=(leaf,))
+    plan = plan_table(table, source, CUT, TargetState(None, None))
     assert plan.settings.batch_size == batch_size
     assert plan.settings.max_retries == (9 if rows > 1000 else 3)
     assert len(plan.chunks) == chunks

@@ -1,0 +1,98 @@
+"""A source table as it can be landed: of which kind, and from which relations it is read."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from extract_load.catalog import Column, Heap, Leaf, TableSchema, read_columns, read_table
+from extract_load.connection import Session
+from extract_load.errors import SourceError
+from extract_load.identifiers import TableName
+from extract_load.sql import queries
+
+_PLAIN = "r"
+
+
+def read_source_table(session: Session, name: TableName) -> TableSchema:
+    """Returns a table with the leaves its rows are read from.
+
+    Args:
+        session: To the source, in the transaction whose snapshot counts.
+        name: A plain, partitioned or foreign table, a view or a materialized view.
+
+    Raises:
+        SourceError: If there is none, or the role may not read it.
+    """
+    table = read_table(session, name)
+    if table is None:
+        where = session.parameters
+        raise SourceError(
+            f'there is no table "{name}" in source "{where.conn_id}"',
+            f"Looked in {where.address}.",
+            "Check the name: case is never folded. The role also needs USAGE on the schema.",
+        )
+    leaves = _leaves(session, table)
+    _require_readable(session, name, name, table.columns)
+    for leaf in leaves:
+        _require_readable(session, name, leaf.name, leaf.columns)
+    return replace(
+        table,
+        leaves=leaves,
+        children=_children(session, table),
+        estimated_rows=_sum_known([leaf.estimated_rows for leaf in leaves]),
+        heap_bytes=sum(leaf.heap_bytes for leaf in leaves),
+        table_bytes=sum(leaf.table_bytes for leaf in leaves),
+    )
+
+
+def _leaves(session: Session, table: TableSchema) -> tuple[Leaf, ...]:
+    doing = f'read the catalog about "{table.name}"'
+    found = session.execute(queries("catalog")["leaves"], {"oid": table.oid}, doing)
+    oids = [row[0] for row in found]
+    heaps: dict[int, list[Heap]] = {oid: [] for oid in oids}
+    for leaf_oid, *heap in session.execute(queries("catalog")["heaps"], {"oids": oids}, doing):
+        heaps[leaf_oid].append(Heap(*heap))
+    columns = read_columns(session, oids, doing)
+    return tuple(
+        Leaf(
+            name=table.name if oid == table.oid else TableName(schema, relation),
+            oid=oid,
+            kind=kind,
+            heaps=tuple(heaps[oid]),
+            columns=columns[oid],
+            definition=definition,
+            estimated_rows=rows,
+            heap_bytes=heap_bytes,
+            table_bytes=table_bytes,
+        )
+        for oid, schema, relation, kind, definition, rows, heap_bytes, table_bytes in found
+    )
+
+
+def _children(session: Session, table: TableSchema) -> tuple[str, ...]:
+    if table.kind != _PLAIN:
+        return ()
+    found = session.execute(queries("catalog")["children"], {"oid": table.oid})
+    return tuple(f"{name} ({rows if rows >= 0 else '?'} rows)" for name, rows in found)
+
+
+def _sum_known(rows: Sequence[int]) -> int:
+    """The sum of estimates; -1 where nobody knows any."""
+    known = [count for count in rows if count >= 0]
+    return sum(known) if known or not rows else -1
+
+
+def _require_readable(
+    session: Session, name: TableName, relation: TableName, columns: tuple[Column, ...]
+) -> None:
+    hidden = [column.name for column in columns if not column.is_readable]
+    if not hidden:
+        return
+    where = session.parameters
+    detail = f"SELECT is missing on: {', '.join(hidden)}."
+    if relation != name:
+        detail = f'Its partition "{relation}" is read by itself. {detail}'
+    raise SourceError(
+        f'the role may not read "{name}" in source "{where.conn_id}"',
+        detail,
+        f'Run on the source: GRANT SELECT ON {relation.regclass} TO "{where.user}"',
+    )
