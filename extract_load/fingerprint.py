@@ -74,11 +74,6 @@ def altered_leaves(saved: Fingerprint | None, now: Fingerprint) -> frozenset[int
     return frozenset(int(oid) for oid, digest in now[LEAVES].items() if known.get(oid) != digest)
 
 
-def has_other_leaves(saved: Fingerprint | None, now: Fingerprint) -> bool:
-    """Returns whether the leaves are not those that were published, altered ones included."""
-    return saved is not None and saved.get(LEAVES) != now[LEAVES]
-
-
 def is_altered(read: Fingerprint, now: Fingerprint) -> bool:
     """Returns whether what was read is no longer what it was; leaves that came since do not count.
 

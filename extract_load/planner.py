@@ -20,7 +20,7 @@ from extract_load.chunking import (
 )
 from extract_load.config import Deletes, SyncMode, TableSettings
 from extract_load.errors import SourceError, TargetError
-from extract_load.fingerprint import altered_leaves, has_other_leaves, make_fingerprint
+from extract_load.fingerprint import altered_leaves, make_fingerprint
 from extract_load.identifiers import TableName
 from extract_load.ledger import SCHEMA, SCRATCH_SCHEMA
 from extract_load.modes import MODES, Reading, cursor_of
@@ -80,7 +80,6 @@ def plan_table(
         window=reading.window,
         predicate=_all_of(predicate_of(settings), reading.predicate),
         chunks=_chunks(settings, source, cut, reading, altered_leaves(saved, fingerprint)),
-        has_other_leaves=has_other_leaves(saved, fingerprint),
         fingerprint=fingerprint,
         target=target,
         scratch=_scratch(settings.target, publish),

@@ -59,8 +59,6 @@ class TablePlan:
     fingerprint: dict[str, Any]
     target: TargetState
     scratch: TableName
-    has_other_leaves: bool
-    """Whether a delta reads other leaves than those that were published, or altered ones."""
     checkpoints: TableName
     """The table of checkpoints that stands and falls with the scratch table."""
     warnings: tuple[str, ...] = ()
@@ -98,8 +96,7 @@ class TablePlan:
     def proves_equality_by_count(self) -> bool:
         """Whether equal counts prove that no row was deleted."""
         mode = MODES[self.settings.sync_mode]
-        is_same_table = not (self.is_baseline or self.has_other_leaves)
-        return mode.proves_equality_by_count and self.is_key_proved and is_same_table
+        return mode.proves_equality_by_count and self.is_key_proved and not self.is_baseline
 
 
 def predicate_of(settings: TableSettings) -> sql.Composable:
