@@ -69,6 +69,7 @@ class Database:
             user=self.user,
             password=self.password,
             connect_timeout=10,
+            client_encoding="UTF8",
         )
         session.autocommit = True
         return session
