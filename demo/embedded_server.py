@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -37,12 +37,15 @@ _OWN_DIRECTORY = "/proc/self/cwd"
 class EmbeddedServer:
     """One PostgreSQL server: where it lives and how it is set, not whether it runs."""
 
-    major: Literal[16, 18]
+    major: int
+    """16 or 18, unless `programs` says where others are."""
     data_dir: Path
     """Holds the data, the socket and `server.log`."""
     port: int
     settings: Mapping[str, str] = field(default_factory=dict)
     """Server settings, as in postgresql.conf."""
+    programs: Path | None = None
+    """Directory of another build's initdb, pg_ctl and postgres; None: the wheel's."""
 
     @property
     def is_created(self) -> bool:
@@ -126,8 +129,8 @@ class EmbeddedServer:
                 self._run(["pg_ctl", "stop", "-m", "immediate", "-t", "10"], self.data_dir)
 
     def _run(self, command: Sequence[str], cwd: Path, pass_fds: Sequence[int] = ()) -> None:
-        """Runs one of the wheel's programs on the data directory `cwd`."""
-        program = bin_dir(self.major) / command[0]
+        """Runs one of the server's programs on the data directory `cwd`."""
+        program = (self.programs or bin_dir(self.major)) / command[0]
         data_dir = cwd.absolute() if _may_reach(cwd) else _OWN_DIRECTORY
         done = subprocess.run(
             [program, "-D", data_dir, *command[1:]],
@@ -191,7 +194,6 @@ def _initdb_command(password_fd: int) -> list[str]:
         "--encoding=UTF8",
         "--no-locale",
         "--no-sync",
-        "--no-instructions",
     ]
 
 

@@ -43,7 +43,9 @@ def row_digest(columns: Sequence[str], binary: frozenset[str] = frozenset()) -> 
     for name in columns:
         form = "encode({}::bytea, 'hex')" if name in binary else "{}::text"
         text = sql.SQL(form).format(sql.Identifier(name))
-        parts.append(sql.SQL("coalesce(length({0}) || ':' || {0}, '-')").format(text))
+        # Bytes of UTF-8: a database in SQL_ASCII counts others as characters.
+        measured = "coalesce(octet_length(convert_to({0}, 'UTF8')) || ':' || {0}, '-')"
+        parts.append(sql.SQL(measured).format(text))
     return sql.SQL("sha256(convert_to(concat({}), 'UTF8'))").format(
         sql.SQL(", ").join(_nested(parts))
     )

@@ -69,6 +69,7 @@ class Database:
             user=self.user,
             password=self.password,
             connect_timeout=10,
+            client_encoding="UTF8",
         )
         session.autocommit = True
         return session
@@ -123,13 +124,19 @@ def _create_and_start(server: EmbeddedServer) -> None:
 
 
 @contextmanager
-def fresh_database(server: EmbeddedServer, prefix: str) -> Iterator[Database]:
+def fresh_database(
+    server: EmbeddedServer, prefix: str, encoding: str = "UTF8"
+) -> Iterator[Database]:
     """Yields an empty database, dropped afterwards whoever is still connected."""
     maintenance = Database(HOST, server.port, "postgres", SUPERUSER, PASSWORD)
     database = replace(maintenance, name=f"{prefix}_{next(_numbers)}")
     name = sql.Identifier(database.name)
-    # FILE_COPY: with fsync off it is quicker than writing the template's blocks to the WAL.
-    create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 STRATEGY file_copy").format(name)
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} {}").format(
+        name,
+        sql.Literal(encoding),
+        # With fsync off it is quicker than writing the template's blocks to the WAL.
+        sql.SQL("STRATEGY file_copy" if server.major >= 15 else ""),
+    )
     maintenance.execute(create)
     try:
         yield database
