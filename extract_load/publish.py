@@ -23,6 +23,7 @@ from extract_load.difference import (
     insert_new,
     late_condition,
     purge_tombstones,
+    remove_ambiguous,
     update_different,
 )
 from extract_load.errors import TargetError, TargetUnavailable, VerificationFailed
@@ -256,13 +257,17 @@ def _apply(
     deleted = 0
     if plan.deletes is Deletes.HARD and plan.has_tombstones:
         session.change(purge_tombstones(plan), doing="delete soft-deleted rows")
-    if facts.evidence.keys is not None:
+    if facts.evidence.keys is not None or plan.has_ambiguous_rows:
         live = count_live(session, plan)
-        deleted = session.change(
-            delete_gone(plan, facts.evidence.keys, loaded_at), doing="delete gone rows"
-        )
+        if plan.has_ambiguous_rows:
+            deleted += session.change(remove_ambiguous(plan), doing="delete rows without a key")
+        if facts.evidence.keys is not None:
+            deleted += session.change(
+                delete_gone(plan, facts.evidence.keys, loaded_at), doing="delete gone rows"
+            )
         if not allow_deletes:
-            guard(plan, source_rows=facts.rows or 0, live_rows=live, gone_rows=deleted)
+            rows = _count(session, plan.scratch) if facts.rows is None else facts.rows
+            guard(plan, source_rows=rows, live_rows=live, gone_rows=deleted)
     late = late_condition(plan)
     updated, late_updated = _changed(session, update_different(plan, loaded_at), late)
     inserted, late_inserted = _changed(session, insert_new(plan, loaded_at), late)
@@ -289,9 +294,15 @@ def _changed(
 
 def _loaded_at(session: Session, plan: TablePlan) -> str:
     """One value for all rows of this publish, larger than that of every one before."""
-    last = plan.target.watermark.loaded_at if plan.target.watermark else "-infinity"
+    last = plan.target.watermark.loaded_at if plan.target.watermark else None
+    raw = plan.target.raw
+    if last is None and raw is not None and raw.column(LOADED_AT) is not None:
+        newest = sql.SQL(
+            "SELECT max({name}) FILTER (WHERE isfinite({name}))::text FROM {raw}"
+        ).format(name=sql.Identifier(LOADED_AT), raw=plan.settings.target.sql)
+        last = session.execute(newest)[0][0]
     query = "SELECT greatest(clock_timestamp(), %(last)s::timestamptz + interval '1 microsecond')"
-    return str(session.execute(f"{query}::text", {"last": last})[0][0])
+    return str(session.execute(f"{query}::text", {"last": last or "-infinity"})[0][0])
 
 
 def _cursor_value(session: Session, plan: TablePlan) -> str | None:
