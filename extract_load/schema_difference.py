@@ -182,7 +182,8 @@ def _column_differences(
         )
         return
     if present.type_text != wanted.target_type:
-        is_slow = not keeps_rows(present.type_text, wanted.target_type)
+        is_kept = keeps_rows(present.type_text, wanted.target_type)
+        is_slow = not is_kept or present.number in sides.target.facts.proved_anew
         yield Difference(
             f'Column "{wanted.name}" is {wanted.target_type} now, '
             f"{present.type_text} in the raw table.",

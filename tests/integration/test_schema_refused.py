@@ -111,13 +111,49 @@ def test_what_else_stands_on_a_column_is_named(
 def test_indexes_and_statistics_do_not_hold_a_type(items: Database, target: Database) -> None:
     land_one(items, target, FULL)
     target.execute(
-        f"CREATE INDEX mine ON {RAW} (amount); CREATE STATISTICS public.s ON id, amount FROM {RAW};"
-        f"ALTER TABLE {RAW} ADD CHECK (amount > -1)"
+        f"CREATE INDEX mine ON {RAW} (amount); CREATE STATISTICS public.s ON id, amount FROM {RAW}"
     )
     items.execute("ALTER TABLE public.items ALTER amount TYPE numeric(14, 2)")
 
     land_one(items, target, FULL)
 
+    assert_equal(items, target, FULL)
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        f"ALTER TABLE {RAW} ADD CHECK (amount > -1)",
+        f"CREATE INDEX ON {RAW} ((amount + 1))",
+        f"CREATE INDEX ON {RAW} (id) WHERE amount > 0",
+    ],
+    ids=["check", "expression", "condition"],
+)
+def test_what_is_proved_anew_reads_the_table(items: Database, target: Database, ddl: str) -> None:
+    """PostgreSQL checks the CHECK, and builds such an index, again: readers would wait."""
+    land_one(items, target, FULL)
+    target.execute(ddl)
+    items.execute("ALTER TABLE public.items ALTER amount TYPE numeric(14, 2)")
+
+    assert "follows only under a lock" in failure(items, target, FULL).primary
+    land_one(items, target, FULL, allow_rewrite=True)
+    assert_equal(items, target, FULL)
+
+
+@pytest.mark.parametrize("type_text", ["int USING length(body)", "json USING to_json(body)"])
+def test_values_without_a_cast_are_told_with_the_way_out(
+    items: Database, target: Database, type_text: str
+) -> None:
+    land_one(items, target, FULL)
+    items.execute(f"ALTER TABLE public.items ALTER body TYPE {type_text}")
+
+    error = failure(items, target, FULL, allow_rewrite=True)
+    target.execute(f"ALTER TABLE {RAW} DROP COLUMN body")
+    land_one(items, target, FULL)
+
+    assert "that no cast brings into" in error.primary
+    assert 'alter column "body" type' in error.detail
+    assert "Drop that column" in error.hint
     assert_equal(items, target, FULL)
 
 

@@ -334,6 +334,36 @@ def test_an_index_of_somebody_else_holds_the_key_as_well() -> None:
     assert change(raw=raw, primary_key=["id", "name"]) == SchemaChange()
 
 
+def test_an_index_of_somebody_else_does_not_keep_a_key_that_is_too_short() -> None:
+    """Rows of the source may stand twice under the old key."""
+    raw = replace(RAW, unique_keys=(("id",), ("id", "name")))
+    with pytest.raises(SchemaMismatch, match="the key of"):
+        change(raw=raw, primary_key=["id", "name"])
+
+
+def test_a_key_beside_the_landed_one_is_left_to_its_owner() -> None:
+    """An adopted table may have a primary key of its own beside the one that is landed by."""
+    serial = Column(5, "serial", 23, -1, "integer", is_not_null=True)
+    raw = replace(
+        RAW,
+        columns=(*RAW.columns, serial),
+        unique_keys=(("serial",), ("id",)),
+        primary_key=("serial",),
+    )
+    facts = replace(OWN_KEY, filled_by_default=("serial",))
+    assert change(raw=raw, facts=facts, schema_change="fail") == SchemaChange()
+
+
+def test_a_nullable_key_is_told_with_its_index_alone() -> None:
+    raw = replace(
+        RAW,
+        columns=(replace(ID, is_not_null=False), NAME, NOTE, LOADED_AT),
+        unique_keys=(),
+        primary_key=(),
+    )
+    assert said(change(raw=raw, allow_rewrite=True)) == ['add primary key ("id")']
+
+
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
