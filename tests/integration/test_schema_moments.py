@@ -9,7 +9,6 @@ import pytest
 from psycopg2.errors import LockNotAvailable
 
 from extract_load import evolution
-from extract_load.evolution import LOCK_TIMEOUT_MS
 from extract_load.retyping import keeps_rows
 from tests.support.landing import assert_equal, land_one
 from tests.support.schema_change import failure, killed_after_ddl, raw_columns, raw_key
@@ -99,7 +98,7 @@ def test_nobody_alters_the_table_while_it_is_looked_at_and_readers_go_on(
         check(*arguments)
         assert target.execute(f"SET lock_timeout = 50; SELECT count(*) FROM {RAW}") == [(500,)]
         with pytest.raises(LockNotAvailable):
-            target.execute(f"SET lock_timeout = 50; ALTER TABLE {RAW} ADD COLUMN other int")
+            target.execute(f"SET lock_timeout = 50; CREATE INDEX ON {RAW} (body)")
         seen.append(True)
 
     seen: list[bool] = []
@@ -141,7 +140,7 @@ def test_a_long_reader_is_waited_for_and_readers_behind_hardly_wait(
             freed.join()
 
     assert seconds > 1.5
-    assert max(waits) < 5 * LOCK_TIMEOUT_MS / 1000
+    assert max(waits) < 1, "one attempt, and whatever the machine was busy with"
     assert_equal(items, target, FULL)
 
 
