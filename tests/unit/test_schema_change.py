@@ -53,10 +53,11 @@ def change(
     facts: RawTableFacts = OWN_KEY,
     allow_rewrite: bool = False,
     is_reset: bool = False,
+    oid: int = SOURCE.oid,
     **keys: Any,
 ) -> SchemaChange:
     """The plan for a source with these columns, published before as `SOURCE`."""
-    table, now = settings(**keys), replace(SOURCE, columns=columns or SOURCE.columns)
+    table, now = settings(**keys), replace(SOURCE, oid=oid, columns=columns or SOURCE.columns)
     if primary_key := keys.get("primary_key"):
         now = replace(now, unique_keys=(tuple(primary_key),), primary_key=tuple(primary_key))
     fingerprint = None if is_reset else fingerprint_of(settings(), SOURCE)
@@ -286,6 +287,21 @@ def test_a_column_dropped_and_added_is_used_again() -> None:
     again = replace(NAME, number=9, is_not_null=True)
     raw = replace(RAW, columns=(ID, replace(NAME, is_not_null=False), NOTE, LOADED_AT))
     assert said(change(ID, NOTE, again, raw=raw)) == []
+
+
+def test_a_table_created_anew_has_no_renamed_columns() -> None:
+    """Its second column is not the old one's: a view over `name` must not show it."""
+    planned = change(ID, replace(NAME, name="title"), NOTE, oid=77)
+    assert said(planned) == [
+        'add column "title" character varying(10)',
+        'alter column "name" drop not null',
+    ]
+
+
+def test_a_column_that_the_settings_leave_out_stays_too() -> None:
+    planned = change(exclude_columns=["name"])
+    assert said(planned) == ['alter column "name" drop not null']
+    assert planned.notes[0].startswith('Column "name" is not landed any more.')
 
 
 def test_after_a_reset_nobody_knows_a_rename() -> None:
