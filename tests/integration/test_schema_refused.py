@@ -263,6 +263,31 @@ def test_a_key_of_a_new_column_replaces_every_row(items: Database, target: Datab
     assert_equal(items, target, FULL)
 
 
+def test_a_key_may_be_lost_and_gained(items: Database, target: Database) -> None:
+    """Without a key rows may stand twice; with one again, one of them is left."""
+    land_one(items, target, FULL)
+    items.execute(
+        "ALTER TABLE public.items DROP CONSTRAINT items_pkey, ALTER id DROP NOT NULL;"
+        "INSERT INTO public.items SELECT * FROM public.items WHERE id <= 30;"
+        "INSERT INTO public.items VALUES (NULL, 'nobody', 1)"
+    )
+    error = failure(items, target, FULL)
+    land_one(items, target, FULL, allow_rewrite=True)
+    assert error.detail == "The key is none now, (id) in the raw table."
+    assert target.execute(f"SELECT count(*), count(DISTINCT id) FROM {RAW}") == [(531, 500)]
+    assert raw_key(target) == []
+
+    items.execute(
+        "TRUNCATE public.items; ALTER TABLE public.items ADD PRIMARY KEY (id);"
+        "INSERT INTO public.items SELECT i, 'new', 1 FROM generate_series(1, 500) AS i"
+    )
+    land_one(items, target, FULL)
+    assert_equal(items, target, FULL)
+    assert raw_key(target) == []
+    land_one(items, target, FULL, allow_rewrite=True)
+    assert raw_key(target) == ["id"]
+
+
 @pytest.mark.parametrize(
     ("ddl", "told"),
     [
