@@ -92,6 +92,11 @@ def saved_columns(fingerprint: Fingerprint | None) -> dict[int, str]:
     return {number: name for number, name, *_ in (fingerprint or {}).get("columns", ())}
 
 
+def saved_table(fingerprint: Fingerprint | None) -> int | None:
+    """Returns the OID of the source table that a fingerprint was made of."""
+    return (fingerprint or {}).get("table_oid")
+
+
 def saved_key(fingerprint: Fingerprint | None) -> tuple[str, ...]:
     """Returns the key that a fingerprint was made of."""
     return tuple((fingerprint or {}).get("key", ()))

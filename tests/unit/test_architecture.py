@@ -32,7 +32,7 @@ ENGINE_LAYERS = [
     {"modes", "ledger", "chosen_columns", "ddl"},
     {"catalog", "type_contract", "watermark", "chunking", "raw_table", "retyping"},
     {"connection"},
-    {"dbt_sources", "settings_file"},
+    {"dbt_sources", "dbt_models", "settings_file"},
     {"config"},
     {"predicate", "connection_parameters", "log", "retry"},
     {"errors", "identifiers", "sql"},

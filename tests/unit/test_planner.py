@@ -122,6 +122,7 @@ CHANGED = "changed since the last publish: "
     ("changed", "told"),
     [
         ({"identity": None}, "the watermark was reset"),
+        ({"fingerprint": None}, "the raw table was altered, and not published since"),
         ({"identity": {**CUT.identity, "system_identifier": "other"}}, SERVER),
         ({"identity": {**CUT.identity, "timeline": 2}}, SERVER),
         ({"identity": {**CUT.identity, "database_oid": 6}}, SERVER),
