@@ -27,6 +27,7 @@ from extract_load.retry import attempt
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import TablePlan, TargetState
+from extract_load.target_types import read_target_types
 
 PUBLISH_ATTEMPTS = 5
 """A publish is tried again when another transaction changed the same rows (40001)."""
@@ -191,7 +192,9 @@ class Landing:
         """
         now = self._source.table_now(plan.settings.source)
         try:
-            is_same = not is_altered(plan.fingerprint, fingerprint_of(plan.settings, now))
+            is_same = not is_altered(
+                plan.fingerprint, fingerprint_of(plan.settings, now, plan.servers)
+            )
         except SchemaMismatch:  # a column the settings name is gone
             is_same = False
         if not is_same:
@@ -330,4 +333,5 @@ def _target_state(session: Session, table: TableSettings) -> TargetState:
         raw=raw,
         watermark=ledger.read_watermark(session, table.target) if has_ledger else None,
         dependent_views=read_dependent_views(session, raw.oid) if raw else (),
+        types=read_target_types(session),
     )

@@ -9,7 +9,7 @@ from psycopg2 import sql
 
 from extract_load.baseline import NO_RAW_TABLE, why_baseline
 from extract_load.catalog import Leaf, ServerCut, TableSchema
-from extract_load.chosen_columns import key_of, landed_columns
+from extract_load.chosen_columns import key_of
 from extract_load.chunking import (
     TID_RANGE_VERSION,
     Chunk,
@@ -20,13 +20,12 @@ from extract_load.chunking import (
 )
 from extract_load.config import Deletes, SyncMode, TableSettings
 from extract_load.errors import SourceError, TargetError
-from extract_load.fingerprint import altered_leaves, make_fingerprint
+from extract_load.fingerprint import altered_leaves, contract_of, make_fingerprint
 from extract_load.identifiers import TableName
 from extract_load.ledger import SCHEMA, SCRATCH_SCHEMA
 from extract_load.modes import MODES, Reading, cursor_of
 from extract_load.schema_change import require_same_columns
-from extract_load.table_plan import Publish, TablePlan, TargetState, predicate_of
-from extract_load.type_contract import make_contract
+from extract_load.table_plan import Publish, TablePlan, TargetState, predicate_of, servers_of
 from extract_load.watermark import Watermark
 
 _KINDS = {"f": "a foreign table", "m": "a materialized view", "v": "a view"}
@@ -57,8 +56,9 @@ def plan_table(
     """
     settings = settings.sized(source.estimated_rows)
     key = key_of(settings, source)
-    contract = make_contract(source, landed_columns(settings, source, key), key)
-    fingerprint = make_fingerprint(settings, source, contract, key)
+    servers = servers_of(cut, target)
+    contract = contract_of(settings, source, key, servers)
+    fingerprint = make_fingerprint(settings, source, contract, key, servers)
     _require_row_versions(settings, source)
     _require_ours(settings, target)
     if target.raw is not None:

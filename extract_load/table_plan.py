@@ -13,7 +13,9 @@ from extract_load.catalog import ServerCut, TableSchema
 from extract_load.chunking import Chunk
 from extract_load.config import Deletes, TableSettings, Verify
 from extract_load.identifiers import TableName
+from extract_load.kept_types import ServerPair
 from extract_load.modes import MODES
+from extract_load.target_types import OLDEST, TargetTypes
 from extract_load.type_contract import DELETED_AT, TypeContract
 from extract_load.watermark import Watermark, Window
 
@@ -36,6 +38,7 @@ class TargetState:
     raw: TableSchema | None
     watermark: Watermark | None
     dependent_views: tuple[str, ...] = ()
+    types: TargetTypes = OLDEST
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class TablePlan:
     warnings: tuple[str, ...] = ()
     since_note: str | None = None
     """What became of the low bound a user asked for; None where nobody did."""
+
+    @property
+    def servers(self) -> ServerPair:
+        """What both sides are, as far as types go."""
+        return servers_of(self.cut, self.target)
 
     @property
     def is_baseline(self) -> bool:
@@ -97,6 +105,11 @@ class TablePlan:
         """Whether equal counts prove that no row was deleted."""
         mode = MODES[self.settings.sync_mode]
         return mode.proves_equality_by_count and self.is_key_proved and not self.is_baseline
+
+
+def servers_of(cut: ServerCut, target: TargetState) -> ServerPair:
+    """Returns what both sides are, as far as types go."""
+    return ServerPair(cut.version, target.types, cut.encoding, cut.mask_salt_digest)
 
 
 def predicate_of(settings: TableSettings) -> sql.Composable:

@@ -45,6 +45,12 @@ IDENTICAL = [
     ("text[]", "'{}', '{a,NULL,\"q\\\"uo,te\"}', '[2:3]={x,y}'"),
     ("int4[]", "'{{1,2},{3,4}}'"),
     ("interval[]", "'{1 day,NULL}'"),
+    ("oid", "42, 4294967295"),
+    ("oidvector", "'1 2'"),
+    ("xid8", "'18446744073709551615'"),
+    ("name", "'한글'"),
+    ("numeric(3,-2)", "1250, 99900"),
+    ("numeric(2,4)[]", "'{0.0012,NULL}'"),
 ]
 MAPPED = [
     ("public.mood", "'ok', 'sad'", "text"),
@@ -56,8 +62,6 @@ MAPPED = [
     ("public.pair", "ROW(1, 'a,\"b\"')::public.pair, NULL", "text"),
     ("public.pair[]", "ARRAY[ROW(1, 'x')]::public.pair[]", "text[]"),
     ("regclass", "'pg_class'", "text"),
-    ("oid", "42", "text"),
-    ("int4multirange", "'{[1,2),[5,6)}'", "text"),
     ("public.float_range", "'[1.5,2.5]'", "text"),
 ]
 TYPES = """

@@ -26,7 +26,7 @@ ENGINE_LAYERS = [
     {"baseline", "schema_change"},
     {"table_plan", "fingerprint", "lease", "equality", "source_table"},
     {"modes", "ledger", "chosen_columns"},
-    {"catalog", "type_contract", "watermark", "chunking"},
+    {"type_contract", "kept_types", "masking", "target_types", "catalog", "watermark", "chunking"},
     {"connection"},
     {"dbt_sources", "settings_file"},
     {"config"},
