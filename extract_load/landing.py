@@ -28,6 +28,7 @@ from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import TablePlan, TargetState
 from extract_load.target_types import read_target_types
+from extract_load.wide_rows import naming_wide_columns
 
 PUBLISH_ATTEMPTS = 5
 """A publish is tried again when another transaction changed the same rows (40001)."""
@@ -151,11 +152,12 @@ class Landing:
         facts = self._source_facts(session, load)
         self._require_same_source(plan)
         self._source.wait_flushed()
-        publication = attempt(
-            lambda: publish(session, load, facts, allow_deletes=options.allow_deletes),
-            attempts=PUBLISH_ATTEMPTS,
-            on_retry=self._on_retry,
-        )
+        with naming_wide_columns(plan):
+            publication = attempt(
+                lambda: publish(session, load, facts, allow_deletes=options.allow_deletes),
+                attempts=PUBLISH_ATTEMPTS,
+                on_retry=self._on_retry,
+            )
         logger.info(
             "published",
             extra={
@@ -234,7 +236,7 @@ class Landing:
 
     def _load_chunk(self, load: Load, chunk: Chunk, progress: Progress) -> None:
         def once() -> CopyStats | None:
-            with self._worker_session() as session:
+            with naming_wide_columns(load.plan), self._worker_session() as session:
                 return load_chunk(session, self._source, load, chunk)
 
         started = time.monotonic()

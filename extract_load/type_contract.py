@@ -57,6 +57,11 @@ class ColumnContract:
     """Schema and name of the operator that compares keys in the target."""
 
     @property
+    def is_changed(self) -> bool:
+        """Whether the values change their form on the way."""
+        return self.mask is not None or self.cast_type is not None
+
+    @property
     def expression(self) -> sql.Composable:
         """The column in the source's SELECT list."""
         name = sql.Identifier(self.name)
@@ -77,6 +82,11 @@ class TypeContract:
     def names(self) -> tuple[str, ...]:
         """Column names in order."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def cast_names(self) -> tuple[str, ...]:
+        """Names of the columns whose values change their form on the way."""
+        return tuple(column.name for column in self.columns if column.is_changed)
 
     @property
     def copy_format(self) -> str:

@@ -19,7 +19,7 @@ ENGINE_LAYERS = [
     {"landing", "selection", "ask"},
     {"publish"},
     {"deletes"},
-    {"load", "difference"},
+    {"load", "difference", "wide_rows"},
     {"extract", "stream"},
     {"snapshot"},
     {"planner", "report"},
