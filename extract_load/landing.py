@@ -11,22 +11,24 @@ from dataclasses import dataclass, field
 
 from extract_load import lease, ledger, log
 from extract_load.baseline import is_overtaken
-from extract_load.catalog import read_dependent_views, read_table
+from extract_load.catalog import read_table
 from extract_load.chunking import Chunk
 from extract_load.config import Deletes, SyncMode, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
 from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
+from extract_load.evolution import evolve, follow_up
 from extract_load.extract import count_rows, read_since, require_boolean
 from extract_load.fingerprint import fingerprint_of, is_altered
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.planner import plan_table
 from extract_load.publish import Publication, SourceFacts, publish
+from extract_load.raw_table import NO_FACTS, read_facts
 from extract_load.retry import attempt
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
-from extract_load.table_plan import TablePlan, TargetState
+from extract_load.table_plan import PlanOptions, TablePlan, TargetState
 from extract_load.target_types import read_target_types
 from extract_load.wide_rows import naming_wide_columns
 
@@ -44,6 +46,8 @@ class LandingOptions:
     since: str | None = None
     """Lowers the low bound of tables in `incremental_sync`, for this run."""
     allow_deletes: bool = False
+    allow_rewrite: bool = False
+    """Whether raw tables may be altered while their readers wait."""
     wait_seconds: float = 60.0
 
 
@@ -146,6 +150,7 @@ class Landing:
         )
         if plan.since_note:
             logger.info(plan.since_note)
+        evolve(session, load, lambda: _target_state(session, self._table))
         prepare(session, load)
         self._load_chunks(load, progress)
         finish_scratch(session, load)
@@ -158,6 +163,7 @@ class Landing:
                 attempts=PUBLISH_ATTEMPTS,
                 on_retry=self._on_retry,
             )
+        follow_up(session, load)
         logger.info(
             "published",
             extra={
@@ -307,7 +313,7 @@ def look_and_plan(
         table: Its settings.
         source: The snapshot it would be read in.
         session: To the target.
-        options: Only `full_refresh` and `since` matter.
+        options: Only `full_refresh`, `since` and `allow_rewrite` matter.
     """
     schema = source.table(table.source)
     since = options.since
@@ -320,8 +326,7 @@ def look_and_plan(
             schema,
             source.cut,
             _target_state(session, table),
-            full_refresh=options.full_refresh,
-            since=since,
+            PlanOptions(options.full_refresh, since, options.allow_rewrite),
         )
     with source.looking() as reader:
         require_boolean(reader, plan)
@@ -334,6 +339,6 @@ def _target_state(session: Session, table: TableSettings) -> TargetState:
     return TargetState(
         raw=raw,
         watermark=ledger.read_watermark(session, table.target) if has_ledger else None,
-        dependent_views=read_dependent_views(session, raw.oid) if raw else (),
+        facts=read_facts(session, table.target, raw.oid) if raw else NO_FACTS,
         types=read_target_types(session),
     )

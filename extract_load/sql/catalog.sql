@@ -196,15 +196,3 @@ from pg_index as index
 inner join pg_attribute as attribute
     on attribute.attrelid = index.indrelid and attribute.attnum = index.indkey[0]
 where index.indrelid = %(oid)s and index.indisvalid and index.indpred is null
-
--- name: dependent_views
--- Views and materialized views that read a relation.
-select distinct namespace.nspname || '.' || class.relname
-from pg_depend as dependency
-inner join pg_rewrite as rule on rule.oid = dependency.objid
-inner join pg_class as class on class.oid = rule.ev_class and class.oid <> dependency.refobjid
-inner join pg_namespace as namespace on namespace.oid = class.relnamespace
-where dependency.classid = 'pg_rewrite'::regclass
-    and dependency.refclassid = 'pg_class'::regclass
-    and dependency.refobjid = %(oid)s
-order by 1
