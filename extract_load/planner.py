@@ -96,9 +96,7 @@ def plan_table(
         fingerprint=fingerprint,
         target=target,
         scratch=_scratch(settings.target, publish),
-        checkpoints=TableName(
-            SCHEMA if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA, "chunks"
-        ),
+        checkpoints=_checkpoints(publish),
         schema_change=change,
         warnings=_warnings(settings, source, key),
         since_note=_since_note(settings, reading, asked.since),
@@ -217,6 +215,11 @@ def _scratch(target: TableName, publish: Publish) -> TableName:
     digest = hashlib.sha256("\0".join(target.parts).encode()).hexdigest()[:24]
     schema = target.schema if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA
     return TableName(schema, f"_el_{digest}")
+
+
+def _checkpoints(publish: Publish) -> TableName:
+    """Unlogged where scratch is: a crash of the target empties both, or neither."""
+    return TableName(SCHEMA if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA, "chunks")
 
 
 def _warnings(
