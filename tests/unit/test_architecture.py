@@ -18,6 +18,7 @@ ENGINE_LAYERS = [
     {"runner", "status", "reset", "published", "health"},
     {"landing", "selection", "ask"},
     {"publish"},
+    {"apply"},
     {"deletes"},
     {"evolution"},
     {"load", "multiset", "wide_rows"},
