@@ -20,10 +20,19 @@ def is_live(plan: TablePlan, alias: str) -> sql.Composable:
 
 
 def same_key(plan: TablePlan, first: str, second: str) -> sql.Composable:
-    """Returns the condition for two rows to have one key."""
+    """Returns the condition for two rows to have one key: as an index compares it.
+
+    Under the empty path `=` of two citext would be that of text.
+    """
+    columns = [plan.contract.column(name) for name in plan.key]
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(first, name), sql.Identifier(second, name))
-        for name in plan.key
+        sql.SQL("{} OPERATOR({}.{}) {}").format(
+            sql.Identifier(first, column.name),
+            sql.Identifier(column.equality[0]),
+            sql.SQL(column.equality[1]),
+            sql.Identifier(second, column.name),
+        )
+        for column in columns
     )
 
 

@@ -157,8 +157,9 @@ def _notes(planned: PlannedTable, models: Models) -> str:
         lines.append(f"dbt models: {readers}")
     lines += [
         f"{column['name']}: {column['source_type']} lands as {column['target_type']}"
+        + (", masked" if column["treatment"] == "masked" else "")
         for column in shown["columns"]
-        if column["treatment"] == "mapped"
+        if column["treatment"] != "identical"
     ]
     return "".join(f"\n{shown['source']}: {line}" for line in lines)
 

@@ -11,6 +11,7 @@ from extract_load.ddl import SchemaChange
 from extract_load.errors import SchemaMismatch
 from extract_load.fingerprint import fingerprint_of
 from extract_load.identifiers import TableName
+from extract_load.kept_types import ServerPair
 from extract_load.raw_table import RawTableFacts, Readers
 from extract_load.retyping import keeps_rows
 from extract_load.schema_change import plan_schema_change
@@ -44,6 +45,7 @@ RAW = replace(
 )
 OWN_KEY = RawTableFacts(key_constraint="items_pkey")
 VIEW = Readers(2, True, ["staging.stg_items", "marts.items"])
+SERVERS = ServerPair(160000)
 TOLD = 'changes of "public.items" cannot be followed in target "b"'
 
 
@@ -60,11 +62,11 @@ def change(
     table, now = settings(**keys), replace(SOURCE, oid=oid, columns=columns or SOURCE.columns)
     if primary_key := keys.get("primary_key"):
         now = replace(now, unique_keys=(tuple(primary_key),), primary_key=tuple(primary_key))
-    fingerprint = None if is_reset else fingerprint_of(settings(), SOURCE)
+    fingerprint = None if is_reset else fingerprint_of(settings(), SOURCE, SERVERS)
     key = key_of(table, now)
     sides = Sides(
         table,
-        make_contract(now, landed_columns(table, now, key), key),
+        make_contract(now, landed_columns(table, now, key), key, SERVERS),
         key,
         now,
         TargetState(raw, Watermark(2, {}, fingerprint, None, None, None, "2026-01-01"), facts),
