@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from psycopg2 import sql
 
@@ -15,10 +16,8 @@ from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SnapshotLost, SourceError, SourceUnavailable
 from extract_load.identifiers import TableName
+from extract_load.open_transactions import read_open_transactions
 from extract_load.source_table import read_source_table
-
-PREDICATE_PATH = "pg_catalog, public"
-"""search_path of statements that hold a custom_where: its operators may live in public."""
 
 logger = log.get_logger(__name__)
 
@@ -48,13 +47,19 @@ class SourceSnapshot:
         self.parameters = parameters
         self._registry = registry
         self.holder = registry.open(parameters, "source")
+        open_transactions = read_open_transactions(self.holder)
         earlier_lsn = read_lsn(self.holder)
         self.holder.begin(READ_CONSISTENT)
         exported = self.holder.execute(
             "SELECT pg_export_snapshot()", doing="export the source's snapshot"
         )
         self._snapshot_id = str(exported[0][0])
-        self.cut: ServerCut = read_server_cut(self.holder, earlier_lsn)
+        cut = read_server_cut(self.holder, earlier_lsn)
+        self.cut: ServerCut = replace(
+            cut,
+            open_for=open_transactions.open_for(cut.cut_at),
+            open_unknown=open_transactions.why_unknown,
+        )
         self._slots = threading.Semaphore(max_connections - _NOT_READERS)
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -117,6 +122,7 @@ class SourceSnapshot:
                     "The snapshot no longer shows what the table held. Nothing was published.",
                     "Run again: it takes a new snapshot.",
                 )
+            use_path(reader, leaf.search_path)
             yield reader
 
     def _idle_session(self) -> Session | None:
@@ -129,7 +135,7 @@ class SourceSnapshot:
         session = self._registry.open(self.parameters, "source")
         begin = f"{READ_CONSISTENT}; SET TRANSACTION SNAPSHOT '{self._snapshot_id}'"
         try:
-            session.begin(begin, {"search_path": PREDICATE_PATH})
+            session.begin(begin)
         except SourceError as error:
             self._registry.close(session)
             if isinstance(error, SourceUnavailable):
@@ -193,6 +199,15 @@ class SourceSnapshot:
         if self._outside is not None:
             self._registry.close(self._outside)
         self._registry.close(self.holder)
+
+
+def use_path(reader: Session, search_path: tuple[str, ...]) -> None:
+    """Sets where a custom_where finds its functions; undone with the savepoint it stands in.
+
+    As a value of SET LOCAL the whole list would be taken for one name.
+    """
+    path = ", ".join('"' + name.replace('"', '""') + '"' for name in search_path)
+    reader.execute("SELECT set_config('search_path', %(path)s, true)", {"path": path})
 
 
 def _lock(leaf: Leaf) -> sql.Composable:
