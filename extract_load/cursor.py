@@ -10,7 +10,7 @@ from psycopg2 import sql
 
 from extract_load.catalog import Column, ServerCut, TableSchema
 from extract_load.config import CursorType, TableSettings
-from extract_load.cursor_values import VALUES, CursorValues, lookback_of, uuid_at
+from extract_load.cursor_values import VALUES, CursorValues, lookback_of, reaching, uuid_at
 from extract_load.errors import SchemaMismatch
 from extract_load.watermark import Watermark
 
@@ -73,12 +73,6 @@ class Cursor:
             return "bigint"
         return "bpchar" if self.held == "character" else self.values.sql_type
 
-    @property
-    def span(self) -> timedelta:
-        """How far below the watermark it reads again, where its values are times."""
-        back = lookback_of(self.type, self.lookback)
-        return back if isinstance(back, timedelta) else timedelta()
-
     def is_served_by(self, schema: TableSchema) -> bool:
         """Returns whether an index of the table leads to the rows above a bound."""
         if self.type is CursorType.TEXT:
@@ -93,8 +87,8 @@ class Cursor:
         it serves columns without one.
         """
         back = lookback_of(self.type, self.lookback)
-        if isinstance(back, timedelta):
-            back += watermark.open_for or timedelta()
+        if isinstance(back, timedelta) and watermark.open_for is not None:
+            back = reaching(self.values.unit, back, watermark.open_for)
         try:
             return self.values.before(watermark.cursor_value or "", back)
         except (ValueError, OverflowError):
@@ -189,8 +183,8 @@ class Cursor:
             values = sql.SQL("SELECT value FROM ({}) AS landed WHERE {}").format(
                 values, self._tells(cut)
             )
-        return sql.SQL("SELECT value::text FROM ({}) AS seen ORDER BY {} DESC LIMIT 1").format(
-            values, self._ranked(sql.SQL("value"), cut)
+        return sql.SQL("SELECT seen.value::text FROM ({}) AS seen ORDER BY {} DESC LIMIT 1").format(
+            values, self._ranked(sql.SQL("seen.value"), cut)
         )
 
     def _tells(self, cut: ServerCut) -> sql.Composable:

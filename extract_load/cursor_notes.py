@@ -33,7 +33,8 @@ def cursor_notes(settings: TableSettings, source: TableSchema, cut: ServerCut) -
             f'only version 7 of a uuid holds a time: rows whose "{cursor.name}" is of another '
             "version and below the low bound are not seen"
         )
-    if cursor.type is CursorType.TIMESTAMP and cursor.span < _HOUR:
+    back = lookback_of(cursor.type, cursor.lookback)
+    if cursor.type is CursorType.TIMESTAMP and isinstance(back, timedelta) and back < _HOUR:
         yield (
             f'"{cursor.name}" has no time zone: where the source writes local time with daylight '
             'saving, set "lookback" above the hour that is repeated in autumn'

@@ -83,6 +83,22 @@ def lookback_of(cursor_type: CursorType, written: timedelta | float | None) -> t
     raise ValueError(msg)
 
 
+def reaching(unit: str, lookback: timedelta, open_for: timedelta) -> timedelta:
+    """Returns a lookback that reaches the begin of a transaction, too.
+
+    Whole days need no sum: in `open_for` a day ends at most once more than it holds days.
+
+    Example:
+        >>> reaching(DAYS, timedelta(days=1), timedelta(hours=3)).days
+        1
+        >>> reaching(DURATION, timedelta(minutes=10), timedelta(hours=3))
+        datetime.timedelta(seconds=11400)
+    """
+    if unit == DAYS:
+        return max(lookback, timedelta(days=open_for // _DAY + 1))
+    return lookback + open_for
+
+
 def uuid_at(moment: str, *, is_last: bool) -> str:
     """Returns the first, or the last, uuid whose leading 48 bits are a moment's milliseconds.
 

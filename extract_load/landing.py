@@ -27,6 +27,8 @@ from extract_load.extract import (
 from extract_load.fingerprint import fingerprint_of, is_altered
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.planner import plan_table
+from extract_load.predicate_judge import judge_predicate
+from extract_load.predicate_time import at_moment
 from extract_load.publish import Publication, SourceFacts, publish
 from extract_load.retry import attempt
 from extract_load.snapshot import SourceSnapshot, use_path
@@ -312,6 +314,9 @@ def look_and_plan(
     schema = source.table(table.source)
     leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)
     schema = replace(schema, leaves=leaves)
+    if table.custom_where is not None:
+        table = replace(table, custom_where=at_moment(table.custom_where, source.cut.cut_at))
+        judge_predicate(source, table, schema)
     since = options.since
     if since is not None and table.sync_mode is SyncMode.INCREMENTAL_SYNC:
         with source.reader() as reader:

@@ -251,13 +251,18 @@ def _problems_within(table: TableSettings) -> Iterator[tuple[str, str]]:
         yield "exclude_columns", "cannot stand beside columns; keep one of them."
     if table.sync_mode is SyncMode.FULL_SYNC and table.deletes == "ignore":
         yield "deletes", "full_sync follows deletes by nature; write hard or soft."
-    subquery = table.custom_where is not None and table.custom_where.reads_tables
-    if subquery and table.sync_mode is not SyncMode.FULL_SYNC:
-        yield (
-            "custom_where",
-            f"a sub-query is possible in full_sync only: in {table.sync_mode} "
-            "rows would enter it unseen.",
-        )
+    where = table.custom_where
+    reads = {
+        "a sub-query": where is not None and where.reads_tables,
+        "the present time": where is not None and where.reads_clock,
+    }
+    for what in (what for what, is_read in reads.items() if is_read):
+        if table.sync_mode is not SyncMode.FULL_SYNC:
+            yield (
+                "custom_where",
+                f"{what} is possible in full_sync only: in {table.sync_mode} "
+                "rows would enter it unseen.",
+            )
     reserved = {"_loaded_at", "_deleted_at"} & {*table.columns, *table.primary_key}
     if reserved:
         yield "columns", f"{min(reserved)} is written by extract-load and cannot be landed."

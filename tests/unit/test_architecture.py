@@ -20,7 +20,7 @@ ENGINE_LAYERS = [
     {"publish"},
     {"deletes"},
     {"load", "difference"},
-    {"extract", "stream"},
+    {"extract", "stream", "predicate_judge"},
     {"snapshot"},
     {"planner", "report"},
     {"baseline", "schema_change", "cursor_notes"},
@@ -30,6 +30,7 @@ ENGINE_LAYERS = [
     {"connection"},
     {"dbt_sources", "settings_file"},
     {"config"},
+    {"predicate_time", "predicate_calls"},
     {"predicate", "connection_parameters", "log", "retry"},
     {"errors", "identifiers", "sql"},
 ]
