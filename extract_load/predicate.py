@@ -21,7 +21,7 @@ _CLOCK_TEXT = re.compile(
 )
 """What PostgreSQL reads as a moment, wherever a date or time is wanted."""
 
-_LOCATION = re.compile(r"\b(\w+_)?location: -?\d+")
+_LOCATION = re.compile(r"\b(\w+_)?(location|list_start|list_end): -?\d+")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ _HINT = 'Run "extract-load plan" after the change; it touches nothing.'
 TABLE_KEYS = frozenset(item.name for item in fields(TableSettings))
 RUN_KEYS = frozenset(item.name for item in fields(RunSettings))
 _SHARED_BY_TARGETS = frozenset(
-    {"source", "source_connection", "columns", "exclude_columns", "custom_where"}
+    {"source", "source_connection", "columns", "exclude_columns", "custom_where", "search_path"}
 )
 """What is read is the same for all targets of a table."""
 _CONNECTION_VARIABLES = {
