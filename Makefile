@@ -93,6 +93,10 @@ test-slow: $(STAMP) ## What takes minutes, or PostgreSQL builds from npm: make t
 test-matrix: $(STAMP) ## Every pair of PostgreSQL 13 to 18, on builds from npm
 	@$(BIN)/python -m pytest -m 'slow or matrix' tests/versions $(ARGS)
 
+.PHONY: test-regression
+test-regression: $(STAMP) ## PostgreSQL's own regression database as a source (Debian, postgresql-15)
+	@$(BIN)/python -m pytest -m regression tests/regression $(ARGS)
+
 .PHONY: test-all
 test-all: test test-slow ## ... and what is slower; for root, `make test` again in a copy as nobody
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.support.as_nobody make test; fi

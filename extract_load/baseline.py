@@ -9,14 +9,17 @@ from extract_load.table_plan import TargetState
 from extract_load.watermark import Watermark
 
 NO_RAW_TABLE = "there is no raw table yet"
+ADOPTED = "the raw table is taken over"
 
 
 def why_baseline(
     cut: ServerCut, target: TargetState, fingerprint: Fingerprint, *, full_refresh: bool
 ) -> str | None:
     """Why the whole table is to be read, whatever the mode; None where it need not be."""
-    if target.raw is None or target.watermark is None:
+    if target.raw is None:
         return NO_RAW_TABLE
+    if target.watermark is None:
+        return ADOPTED
     if full_refresh:
         return "asked for with --full-refresh"
     return _why_not_after(target.watermark, cut, fingerprint)

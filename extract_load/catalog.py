@@ -224,12 +224,6 @@ def read_table(session: Session, name: TableName) -> TableSchema | None:
     )
 
 
-def read_dependent_views(session: Session, oid: int) -> tuple[str, ...]:
-    """Returns the names of the views that read a relation."""
-    rows = session.execute(queries("catalog")["dependent_views"], {"oid": oid})
-    return tuple(name for (name,) in rows)
-
-
 def read_columns(
     session: Session, oids: Sequence[int], doing: str
 ) -> dict[int, tuple[Column, ...]]:

@@ -107,6 +107,14 @@ def _since(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _allow_rewrite(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--allow-rewrite",
+        is_flag=True,
+        help="Alter raw tables also where their readers wait for it: new types, keys, NOT NULL.",
+    )(command)
+
+
 class _Command(click.Command):
     """A command whose errors are printed in our form."""
 
@@ -156,6 +164,7 @@ def cli() -> None:
 @click.option("--full-refresh", is_flag=True, help="Read whole tables; nothing is dropped.")
 @_since
 @click.option("--allow-deletes", is_flag=True, help="Switch the delete guards off for this run.")
+@_allow_rewrite
 @click.option("--workers", type=click.IntRange(1, 32), help="Chunks at a time, for every table.")
 @click.option(
     "--wait",
@@ -189,6 +198,7 @@ def run(**options: Any) -> int:
                     full_refresh=options["full_refresh"],
                     since=options["since"],
                     allow_deletes=options["allow_deletes"],
+                    allow_rewrite=options["allow_rewrite"],
                     wait_seconds=options["wait"],
                 ),
                 workers=options["workers"],
@@ -203,6 +213,7 @@ def run(**options: Any) -> int:
 @_common
 @click.option("--full-refresh", is_flag=True, help="Plan as if run had it.")
 @_since
+@_allow_rewrite
 def plan(**options: Any) -> int:
     """Shows what a run would do. Creates nothing, reads no row."""
     from extract_load import runner
@@ -215,7 +226,11 @@ def plan(**options: Any) -> int:
     if options["since"] is not None:
         require_cursor(tables)
     connections = resolve_all(tables, environ, None)
-    landing = LandingOptions(full_refresh=options["full_refresh"], since=options["since"])
+    landing = LandingOptions(
+        full_refresh=options["full_refresh"],
+        since=options["since"],
+        allow_rewrite=options["allow_rewrite"],
+    )
     planned = runner.Run(
         settings, tables, connections, runner.RunOptions(landing=landing)
     ).plan_all()

@@ -39,6 +39,15 @@ class Deletes(StrEnum):
     """They stay, with the time of the publish in `_deleted_at`."""
 
 
+class SchemaPolicy(StrEnum):
+    """What becomes of a raw table whose source's columns changed."""
+
+    EVOLVE = "evolve"
+    """It follows; nothing is lost, and readers never wait unless `--allow-rewrite` says so."""
+    FAIL = "fail"
+    """The table fails before its rows are read, naming each difference."""
+
+
 class Verify(StrEnum):
     """What is proved before a publish commits."""
 
@@ -237,8 +246,12 @@ class TableSettings:
     """How far below the watermark incremental_sync reads again: time, or a number."""
     late_rows: LateRows = LateRows.LOOKBACK
     """How incremental_sync finds rows committed after a newer cursor was published."""
+    schema_change: SchemaPolicy = SchemaPolicy.EVOLVE
+    """What becomes of the raw table when the source's columns change."""
     verify: Verify = Verify.COUNT
     """What is proved before a publish commits."""
+    adopt: bool = False
+    """True: a raw table that this project did not create is taken over where that is safe."""
     enabled: bool = True
     """False: the table is skipped."""
     dag: str | None = None
@@ -305,13 +318,11 @@ class Settings:
 
 NOT_BUILT_KEYS = frozenset(
     {
-        "adopt",
         "distributed",
         "ledger_retention",
         "mask",
         "max_active_sessions",
         "max_replica_lag",
-        "schema_change",
         "snapshot_max_age",
         "stall_timeout",
         "throttle_mb_per_second",

@@ -34,6 +34,26 @@ def purge_tombstones(plan: TablePlan) -> sql.Composable:
     )
 
 
+def remove_ambiguous(plan: TablePlan) -> sql.Composable:
+    """Returns the statement that leaves one row a key, and none without a key.
+
+    Needed where no index of the raw table holds the key, as after the source got another one: a
+    row of the source would else meet several.
+    """
+    return sql.SQL(
+        "DELETE FROM {raw} AS t USING (SELECT t.ctid, pg_catalog.row_number() OVER "
+        "(PARTITION BY {key} ORDER BY {live} DESC) AS place FROM {raw} AS t) AS one "
+        "WHERE t.ctid = one.ctid AND (one.place > 1 OR {nameless})"
+    ).format(
+        raw=plan.settings.target.sql,
+        key=columns_sql(plan.key, "t"),
+        live=is_live(plan, "t"),
+        nameless=sql.SQL(" OR ").join(
+            sql.SQL("{} IS NULL").format(sql.Identifier("t", name)) for name in plan.key
+        ),
+    )
+
+
 def delete_gone(plan: TablePlan, keys: TableName, loaded_at: str) -> sql.Composable:
     """Returns the statement that deletes, or marks, live rows whose key is not among `keys`."""
     soft = plan.deletes is Deletes.SOFT

@@ -102,6 +102,16 @@ def is_altered(read: Fingerprint, now: Fingerprint) -> bool:
     )
 
 
+def saved_columns(fingerprint: Fingerprint | None) -> dict[int, str]:
+    """Returns the names of the source's columns that a fingerprint was made of, by number."""
+    return {number: name for number, name, *_ in (fingerprint or {}).get("columns", ())}
+
+
+def saved_key(fingerprint: Fingerprint | None) -> tuple[str, ...]:
+    """Returns the key that a fingerprint was made of."""
+    return tuple((fingerprint or {}).get("key", ()))
+
+
 def _leaf_digest(leaf: Leaf, contract: TypeContract) -> str:
     """A hash over a leaf's own columns: a partition has numbers and missing values of its own."""
     facts = [leaf.definition, _column_facts(leaf.columns, contract)]

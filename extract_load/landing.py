@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 
 from extract_load import lease, ledger, log
 from extract_load.baseline import is_overtaken
-from extract_load.catalog import read_dependent_views, read_table
+from extract_load.catalog import read_table
 from extract_load.chunking import Chunk
 from extract_load.config import Deletes, SyncMode, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
 from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
+from extract_load.evolution import evolve, follow_up
 from extract_load.extract import (
     count_rows,
     read_since,
@@ -30,10 +31,11 @@ from extract_load.planner import plan_table
 from extract_load.predicate_judge import judge_predicate
 from extract_load.predicate_time import at_moment
 from extract_load.publish import Publication, SourceFacts, publish
+from extract_load.raw_table import NO_FACTS, read_facts
 from extract_load.retry import attempt
 from extract_load.snapshot import SourceSnapshot, use_path
 from extract_load.stream import CopyStats
-from extract_load.table_plan import TablePlan, TargetState
+from extract_load.table_plan import PlanOptions, TablePlan, TargetState
 
 PUBLISH_ATTEMPTS = 5
 """A publish is tried again when another transaction changed the same rows (40001)."""
@@ -49,6 +51,8 @@ class LandingOptions:
     since: str | None = None
     """Lowers the low bound of tables in `incremental_sync`, for this run."""
     allow_deletes: bool = False
+    allow_rewrite: bool = False
+    """Whether raw tables may be altered while their readers wait."""
     wait_seconds: float = 60.0
 
 
@@ -151,6 +155,7 @@ class Landing:
         )
         if plan.since_note:
             logger.info(plan.since_note)
+        evolve(session, load, lambda: _target_state(session, self._table))
         prepare(session, load)
         self._load_chunks(load, progress)
         finish_scratch(session, load)
@@ -162,6 +167,7 @@ class Landing:
             attempts=PUBLISH_ATTEMPTS,
             on_retry=self._on_retry,
         )
+        follow_up(session, load)
         logger.info(
             "published",
             extra={
@@ -309,7 +315,7 @@ def look_and_plan(
         table: Its settings.
         source: The snapshot it would be read in.
         session: To the target.
-        options: Only `full_refresh` and `since` matter.
+        options: Only `full_refresh`, `since` and `allow_rewrite` matter.
     """
     schema = source.table(table.source)
     leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)
@@ -327,8 +333,7 @@ def look_and_plan(
             schema,
             source.cut,
             _target_state(session, table),
-            full_refresh=options.full_refresh,
-            since=since,
+            PlanOptions(options.full_refresh, since, options.allow_rewrite),
         )
     with source.looking() as reader:
         use_path(reader, table.search_path)
@@ -343,5 +348,5 @@ def _target_state(session: Session, table: TableSettings) -> TargetState:
     return TargetState(
         raw=raw,
         watermark=ledger.read_watermark(session, table.target) if has_ledger else None,
-        dependent_views=read_dependent_views(session, raw.oid) if raw else (),
+        facts=read_facts(session, table.target, raw.oid) if raw else NO_FACTS,
     )

@@ -177,6 +177,14 @@ def forget_watermark(session: Session, target: TableName) -> bool:
     return session.change(queries("ledger")["forget_watermark"], _named(target)) > 0
 
 
+def forget_fingerprint(session: Session, target: TableName) -> None:
+    """Lets the next run read the whole table, also when this one ends before its publish.
+
+    Identity and WAL position stay: a snapshot older than what is published is still known as one.
+    """
+    session.execute(queries("ledger")["forget_fingerprint"], _named(target))
+
+
 def claim_checkpoint(
     session: Session, table: TableName, run_id: str, target: TableName, chunk: int, range_: str
 ) -> bool:

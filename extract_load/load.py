@@ -7,14 +7,12 @@ from psycopg2 import sql
 from extract_load import lease, ledger
 from extract_load.catalog import Leaf
 from extract_load.chunking import Chunk
-from extract_load.config import Deletes
 from extract_load.connection import Session
 from extract_load.extract import copy_out_query, key_columns
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats, move
 from extract_load.table_plan import Publish, TablePlan
-from extract_load.type_contract import DELETED_AT
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ class Load:
 def prepare(session: Session, load: Load) -> None:
     """Makes an empty scratch table; what a dead run left is dropped with its checkpoints."""
     plan = load.plan
-    _add_tombstones(session, load)
     with session.transaction(doing="create the scratch table"):
         lease.hold(session, load.lease)
         ledger.create_schema(session, plan.settings.target.schema)
@@ -61,21 +58,6 @@ def prepare(session: Session, load: Load) -> None:
         session.execute(
             sql.SQL("CREATE {} {} ({})").format(sql.SQL(kind), plan.scratch.sql, columns),
             doing=f'create a table in schema "{plan.scratch.schema}"',
-        )
-
-
-def _add_tombstones(session: Session, load: Load) -> None:
-    """Adds `_deleted_at` to a raw table that was landed without it, in a moment of its own."""
-    raw = load.plan.target.raw
-    if load.plan.deletes is not Deletes.SOFT or raw is None or raw.column(DELETED_AT) is not None:
-        return
-    with session.transaction(settings={"lock_timeout": "2s"}):
-        lease.hold(session, load.lease)
-        session.execute(
-            sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} timestamptz").format(
-                load.target.sql, sql.Identifier(DELETED_AT)
-            ),
-            doing=f'add "{DELETED_AT}" to "{load.target}"',
         )
 
 
@@ -155,7 +137,7 @@ def finish_scratch(session: Session, load: Load) -> None:
     plan = load.plan
     with session.transaction(doing="commit the key"):
         lease.hold(session, load.lease)
-        if plan.publish is Publish.FIRST_LOAD or not plan.is_key_proved:
+        if plan.key and (plan.publish is Publish.FIRST_LOAD or not plan.is_key_proved):
             build_key(session, plan, plan.scratch)
         session.execute(sql.SQL("ANALYZE {}").format(plan.scratch.sql), doing="analyze the rows")
 
@@ -183,8 +165,10 @@ def drop_scratch(session: Session, load: Load) -> None:
 
 def copy_in_query(plan: TablePlan) -> sql.Composable:
     """Returns the COPY that takes rows into the scratch table."""
-    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {})").format(
+    names = plan.contract.names
+    return sql.SQL("COPY {} {} FROM STDIN (FORMAT {})").format(
         plan.scratch.sql,
-        columns_sql(plan.contract.names),
+        # COPY knows no empty list; a table without columns takes empty rows.
+        sql.SQL("({})").format(columns_sql(names)) if names else sql.SQL(""),
         sql.SQL(plan.contract.copy_format),
     )

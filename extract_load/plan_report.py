@@ -3,13 +3,11 @@
 from typing import Any
 
 from extract_load.chunking import WholeTable
-from extract_load.config import Deletes
 from extract_load.extract import Estimate
 from extract_load.report import bytes_text, text_table
 from extract_load.runner import PlannedTable
 from extract_load.status import TableStatus
 from extract_load.table_plan import Publish, TablePlan
-from extract_load.type_contract import DELETED_AT
 
 _BYTES_PER_SECOND = 60e6
 _SECONDS_PER_TABLE = 0.2
@@ -54,7 +52,11 @@ def plan_as_dict(planned: PlannedTable) -> dict[str, Any]:
         "ddl": _ddl(plan),
         "dependent_views": list(plan.target.dependent_views),
         "locks": _locks(plan),
-        "warnings": [*plan.warnings, *filter(None, [plan.since_note])],
+        "warnings": [
+            *plan.warnings,
+            *plan.schema_change.notes,
+            *filter(None, [plan.since_note]),
+        ],
         "error": None,
     }
 
@@ -132,6 +134,9 @@ def _notes(planned: PlannedTable) -> str:
         return f"\n{planned.error}\n"
     shown = plan_as_dict(planned)
     lines = [f"warning: {warning}" for warning in shown["warnings"]]
+    if planned.plan is not None and planned.plan.schema_change.statements:
+        lines += [f"ddl: {statement}" for statement in shown["ddl"]]
+        lines += [f"lock: {lock}" for lock in shown["locks"]]
     lines += [
         f"{column['name']}: {column['source_type']} lands as {column['target_type']}"
         for column in shown["columns"]
@@ -147,10 +152,7 @@ def _seconds(estimate: Estimate) -> float:
 def _ddl(plan: TablePlan) -> list[str]:
     if plan.publish is Publish.FIRST_LOAD:
         return [f"create table {plan.settings.target}"]
-    raw = plan.target.raw
-    if plan.deletes is Deletes.SOFT and raw is not None and raw.column(DELETED_AT) is None:
-        return [f"alter table {plan.settings.target} add column {DELETED_AT}"]
-    return []
+    return [ddl.said for ddl in plan.schema_change.statements]
 
 
 def _locks(plan: TablePlan) -> list[str]:
@@ -160,7 +162,11 @@ def _locks(plan: TablePlan) -> list[str]:
     source = f"source {plan.settings.source}: ACCESS SHARE ({how}, one snapshot)"
     if plan.publish is Publish.FIRST_LOAD:
         return [source]
-    locks = [source, f"target {plan.settings.target}: ROW EXCLUSIVE (readers never wait)"]
-    if _ddl(plan):
-        locks.append(f"target {plan.settings.target}: ACCESS EXCLUSIVE for a moment")
+    target = f"target {plan.settings.target}"
+    locks = [source, f"{target}: ROW EXCLUSIVE (readers never wait)"]
+    statements = plan.schema_change.statements
+    if any(not ddl.is_slow for ddl in statements):
+        locks.append(f"{target}: ACCESS EXCLUSIVE for a moment")
+    if any(ddl.is_slow for ddl in statements):
+        locks.append(f"{target}: ACCESS EXCLUSIVE while it is rewritten or read (readers wait)")
     return locks

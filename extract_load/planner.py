@@ -4,9 +4,11 @@ Pure: same inputs, same plan. No connection, no clock.
 """
 
 import hashlib
+from dataclasses import replace
 
 from psycopg2 import sql
 
+from extract_load.adoption import require_adoptable
 from extract_load.baseline import NO_RAW_TABLE, why_baseline
 from extract_load.catalog import Leaf, ServerCut, TableSchema
 from extract_load.chosen_columns import key_of, landed_columns
@@ -26,8 +28,16 @@ from extract_load.fingerprint import altered_leaves, make_fingerprint
 from extract_load.identifiers import TableName
 from extract_load.ledger import SCHEMA, SCRATCH_SCHEMA
 from extract_load.modes import MODES, Reading
-from extract_load.schema_change import require_same_columns
-from extract_load.table_plan import Publish, TablePlan, TargetState, predicate_of
+from extract_load.schema_change import plan_schema_change
+from extract_load.schema_difference import Sides
+from extract_load.table_plan import (
+    NOTHING_ASKED,
+    PlanOptions,
+    Publish,
+    TablePlan,
+    TargetState,
+    predicate_of,
+)
 from extract_load.type_contract import make_contract
 from extract_load.watermark import Watermark
 
@@ -39,9 +49,7 @@ def plan_table(
     source: TableSchema,
     cut: ServerCut,
     target: TargetState,
-    *,
-    full_refresh: bool = False,
-    since: str | None = None,
+    asked: PlanOptions = NOTHING_ASKED,
 ) -> TablePlan:
     """Returns what a run does with a table.
 
@@ -50,8 +58,7 @@ def plan_table(
         source: The source table in the snapshot.
         cut: The snapshot.
         target: What stands in the target.
-        full_refresh: Whether the user asked for a baseline.
-        since: The low bound a user asked for, in the source's own text form.
+        asked: What the user asked for.
 
     Raises:
         SchemaMismatch: If key, cursor or columns do not fit.
@@ -62,11 +69,16 @@ def plan_table(
     contract = make_contract(source, landed_columns(settings, source, key), key)
     fingerprint = make_fingerprint(settings, source, contract, key)
     _require_row_versions(settings, source)
-    _require_ours(settings, target)
-    if target.raw is not None:
-        require_same_columns(settings, contract, target.raw, target.dependent_views)
-    reason = why_baseline(cut, target, fingerprint, full_refresh=full_refresh)
-    reading = _reading(settings, source, cut, target.watermark, reason, since)
+    target = _as_known(settings, target)
+    sides = Sides(settings, contract, key, source, target)
+    if target.raw is not None and target.watermark is None:
+        require_adoptable(sides)
+    change = plan_schema_change(sides, allow_rewrite=asked.allow_rewrite)
+    reason = (
+        why_baseline(cut, target, fingerprint, full_refresh=asked.full_refresh)
+        or change.baseline_reason
+    )
+    reading = _reading(settings, source, cut, target.watermark, reason, asked.since)
     is_delta = reading.baseline_reason is None and target.watermark is not None
     saved = target.watermark.fingerprint if is_delta and target.watermark else None
     publish = _publish(settings, reading, target)
@@ -88,8 +100,9 @@ def plan_table(
         checkpoints=TableName(
             SCHEMA if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA, "chunks"
         ),
+        schema_change=change,
         warnings=_warnings(settings, source, cut, key),
-        since_note=_since_note(settings, reading, since),
+        since_note=_since_note(settings, reading, asked.since),
     )
 
 
@@ -116,15 +129,20 @@ def _require_row_versions(settings: TableSettings, source: TableSchema) -> None:
     )
 
 
-def _require_ours(settings: TableSettings, target: TargetState) -> None:
+def _as_known(settings: TableSettings, target: TargetState) -> TargetState:
+    """The target, without a watermark that was saved for another table of this name."""
     if target.raw is None:
-        return
-    if target.watermark is None or target.watermark.target_oid != target.raw.oid:
+        return target
+    if target.watermark is not None and target.watermark.target_oid == target.raw.oid:
+        return target
+    if not settings.adopt:
         raise TargetError(
             f'"{settings.target}" in target "{settings.target_connection}" is somebody else\'s',
             "The table is there, but the ledger does not know it, or knows one with another OID.",
-            'Name another table with "target", or move this one away; this version adopts none.',
+            'Name another table with "target", move this one away, or write "adopt: true" to '
+            "take it over.",
         )
+    return replace(target, watermark=None)
 
 
 def _reading(
@@ -212,7 +230,9 @@ def _warnings(
     settings: TableSettings, source: TableSchema, cut: ServerCut, key: tuple[str, ...]
 ) -> tuple[str, ...]:
     found = []
-    if not source.is_proved_key(key):
+    if not key:
+        found.append("no key names a row: whole rows are compared, and no row is updated")
+    elif not source.is_proved_key(key):
         found.append(f"no unique index proves the key ({', '.join(key)}); scratch proves it")
     found += cursor_notes(settings, source, cut)
     if settings.follows_deletes is Deletes.IGNORE:

@@ -72,7 +72,7 @@ def _suspects(
         "names": [call.name for call in calls],
         "arguments": [call.arguments for call in calls],
     }
-    found = reader.execute(queries("catalog")["called_functions"], facts, doing)
+    found = reader.execute(queries("predicate")["called_functions"], facts, doing)
     return [
         (what, "It is volatile." if is_volatile else "It acts, or tells of the session.")
         for what, name, is_volatile in found

@@ -24,12 +24,14 @@ from extract_load.difference import (
     insert_new,
     late_condition,
     purge_tombstones,
+    remove_ambiguous,
     update_different,
 )
 from extract_load.errors import TargetError, TargetUnavailable, VerificationFailed
 from extract_load.identifiers import TableName
 from extract_load.load import Load, drop_scratch
 from extract_load.modes import MODES
+from extract_load.multiset import delete_surplus, insert_missing
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
 
@@ -219,7 +221,8 @@ def _name_first_load(session: Session, plan: TablePlan, loaded_at: str) -> None:
         sql.SQL("ALTER TABLE {} RENAME TO {}").format(name.sql, sql.Identifier(target.table)),
         doing=f'name "{target}"',
     )
-    _name_key(session, plan)
+    if plan.key:
+        _name_key(session, plan)
 
 
 def _name_key(session: Session, plan: TablePlan) -> None:
@@ -256,13 +259,25 @@ def _apply(
     deleted = 0
     if plan.deletes is Deletes.HARD and plan.has_tombstones:
         session.change(purge_tombstones(plan), doing="delete soft-deleted rows")
-    if facts.evidence.keys is not None:
+    if facts.evidence.keys is not None or plan.has_ambiguous_rows:
         live = count_live(session, plan)
-        deleted = session.change(
-            delete_gone(plan, facts.evidence.keys, loaded_at), doing="delete gone rows"
-        )
+        if plan.has_ambiguous_rows:
+            deleted += session.change(remove_ambiguous(plan), doing="delete rows without a key")
+        if facts.evidence.keys is not None:
+            gone = (
+                delete_gone(plan, facts.evidence.keys, loaded_at)
+                if plan.key
+                else delete_surplus(plan, loaded_at)
+            )
+            deleted += session.change(gone, doing="delete gone rows")
         if not allow_deletes:
-            guard(plan, source_rows=facts.rows or 0, live_rows=live, gone_rows=deleted)
+            rows = _count(session, plan.scratch) if facts.rows is None else facts.rows
+            # Without a key a changed row is one gone and one new: only a net loss is a loss.
+            gone_rows = deleted if plan.key else max(0, live - rows)
+            guard(plan, source_rows=rows, live_rows=live, gone_rows=gone_rows)
+    if not plan.key:
+        missing = insert_missing(plan, loaded_at)
+        return _Applied(session.change(missing, doing="insert missing rows"), deleted=deleted)
     late = late_condition(plan)
     updated, late_updated = _changed(session, update_different(plan, loaded_at), late)
     inserted, late_inserted = _changed(session, insert_new(plan, loaded_at), late)
@@ -289,9 +304,15 @@ def _changed(
 
 def _loaded_at(session: Session, plan: TablePlan) -> str:
     """One value for all rows of this publish, larger than that of every one before."""
-    last = plan.target.watermark.loaded_at if plan.target.watermark else "-infinity"
+    last = plan.target.watermark.loaded_at if plan.target.watermark else None
+    raw = plan.target.raw
+    if last is None and raw is not None and raw.column(LOADED_AT) is not None:
+        newest = sql.SQL(
+            "SELECT max({name}) FILTER (WHERE isfinite({name}))::text FROM {raw}"
+        ).format(name=sql.Identifier(LOADED_AT), raw=plan.settings.target.sql)
+        last = session.execute(newest)[0][0]
     query = "SELECT greatest(clock_timestamp(), %(last)s::timestamptz + interval '1 microsecond')"
-    return str(session.execute(f"{query}::text", {"last": last})[0][0])
+    return str(session.execute(f"{query}::text", {"last": last or "-infinity"})[0][0])
 
 
 def _cursor_value(session: Session, plan: TablePlan) -> str | None:

@@ -31,9 +31,10 @@ _ERRORS: dict[Side, tuple[type[ExtractLoadError], type[ExtractLoadError]]] = {
     "target": (TargetError, TargetUnavailable),
     "server": (SourceError, SourceUnavailable),
 }
+LOCK_NOT_AVAILABLE = "55P03"
 _RETRYABLE_CLASSES = ("08",)
 _RETRYABLE_STATES = frozenset(
-    {"57P01", "57P02", "57P03", "53300", "55P03", "40001", "40P01", "25P03"}
+    {"57P01", "57P02", "57P03", "53300", LOCK_NOT_AVAILABLE, "40001", "40P01", "25P03"}
 )
 _REFUSED = {
     "password authentication failed": "Check user and password of the connection.",

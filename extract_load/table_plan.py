@@ -12,8 +12,10 @@ from psycopg2 import sql
 from extract_load.catalog import ServerCut, TableSchema
 from extract_load.chunking import Chunk
 from extract_load.config import Deletes, TableSettings, Verify
+from extract_load.ddl import NO_CHANGE, SchemaChange
 from extract_load.identifiers import TableName
 from extract_load.modes import MODES
+from extract_load.raw_table import NO_FACTS, RawTableFacts
 from extract_load.type_contract import DELETED_AT, TypeContract
 from extract_load.watermark import Watermark, Window
 
@@ -30,12 +32,33 @@ class Publish(StrEnum):
 
 
 @dataclass(frozen=True)
+class PlanOptions:
+    """What a user may ask of one run that its plan depends on."""
+
+    full_refresh: bool = False
+    """Read the whole table."""
+    since: str | None = None
+    """The low bound to begin at, in the source's own text form."""
+    allow_rewrite: bool = False
+    """Alter the raw table also where its readers wait for it."""
+
+
+NOTHING_ASKED = PlanOptions()
+
+
+@dataclass(frozen=True)
 class TargetState:
     """What stands in the target before a run."""
 
     raw: TableSchema | None
     watermark: Watermark | None
-    dependent_views: tuple[str, ...] = ()
+    facts: RawTableFacts = NO_FACTS
+    """Of the raw table."""
+
+    @property
+    def dependent_views(self) -> tuple[str, ...]:
+        """Views and materialized views on the raw table, and those on them."""
+        return self.facts.views
 
 
 @dataclass(frozen=True)
@@ -61,6 +84,8 @@ class TablePlan:
     scratch: TableName
     checkpoints: TableName
     """The table of checkpoints that stands and falls with the scratch table."""
+    schema_change: SchemaChange = NO_CHANGE
+    """What the raw table is altered by."""
     warnings: tuple[str, ...] = ()
     since_note: str | None = None
     """What became of the low bound a user asked for; None where nobody did."""
@@ -86,6 +111,13 @@ class TablePlan:
         raw = self.target.raw
         has_column = raw is not None and raw.column(DELETED_AT) is not None
         return self.deletes is Deletes.SOFT or has_column
+
+    @property
+    def has_ambiguous_rows(self) -> bool:
+        """Whether several raw rows may have one key, or none: no index of theirs holds it."""
+        raw = self.target.raw
+        has_proof = raw is None or not self.key or raw.is_proved_key(self.key)
+        return self.is_baseline and not has_proof
 
     @property
     def verifies_counts(self) -> bool:

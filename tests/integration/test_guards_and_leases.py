@@ -112,11 +112,12 @@ def test_a_table_of_somebody_else_is_left_alone(items: Database, target: Databas
 def test_a_changed_table_is_refused_by_name_with_its_views(
     items: Database, target: Database, ddl: str, told: str
 ) -> None:
-    land_one(items, target, XMIN)
+    table = {**XMIN, "schema_change": "fail"}
+    land_one(items, target, table)
     target.execute(f"CREATE VIEW public.seen AS SELECT id FROM {RAW}")
     items.execute(f"ALTER TABLE public.items {ddl}")
 
-    report = land(items, target, XMIN)
+    report = land(items, target, table)
 
     error = report.failed[0].error
     assert error is not None

@@ -1,0 +1,145 @@
+"""Altering a raw table: in moments so short that its readers do not notice, or not at all."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from psycopg2 import sql
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
+from extract_load import lease, ledger, log
+from extract_load.connection import Session
+from extract_load.ddl import Ddl
+from extract_load.errors import ExtractLoadError, TargetError, TargetUnavailable
+from extract_load.load import Load
+from extract_load.raw_table import read_lock_holders
+from extract_load.retry import LOCK_NOT_AVAILABLE
+from extract_load.schema_change import plan_schema_change
+from extract_load.schema_difference import Sides
+from extract_load.table_plan import TablePlan, TargetState
+
+LOCK_TIMEOUT_MS = 100
+"""How long the lock is waited for at a time: new readers queue behind the one who waits."""
+LOCK_LIMIT_SECONDS = 30.0
+_PAUSE_SECONDS = (0.1, 0.5)
+"""Between two times, at random: readers that queued go first."""
+
+logger = log.get_logger(__name__)
+
+
+def evolve(session: Session, load: Load, look: Callable[[], TargetState]) -> None:
+    """Alters the raw table as planned, in one transaction of its own, before rows are read.
+
+    Where rows have to be read again for it, the transaction forgets what the watermark was saved
+    for: a run that ends before its publish leaves a baseline to the next.
+
+    Args:
+        session: To the target.
+        load: The table.
+        look: Reads the target's state in the session's transaction.
+
+    Raises:
+        TargetUnavailable: If no moment without other sessions came within 30 seconds, or somebody
+            else altered the table since the plan.
+        LeaseHeld: If another run took the lease over.
+    """
+    change = load.plan.schema_change
+    if not change.before:
+        return
+
+    def alter() -> None:
+        _require_planned(load.plan, look())
+        for ddl in change.before:
+            session.execute(ddl.statement, doing=ddl.said)
+        if change.baseline_reason is not None:
+            ledger.forget_fingerprint(session, load.target)
+
+    _in_a_moment(session, load, alter)
+    _tell(change.before)
+
+
+def follow_up(session: Session, load: Load) -> None:
+    """Alters what only published rows allow, each thing by itself.
+
+    The rows are published: what cannot be done is told, and planned again by the next run.
+    """
+    for ddl in load.plan.schema_change.after:
+        alter = partial(session.execute, ddl.statement, doing=ddl.said)
+        try:
+            _in_a_moment(session, load, alter)
+        except TargetError as error:
+            logger.warning("not altered", extra={"ddl": ddl.said, "why": error.detail})
+        else:
+            _tell((ddl,))
+
+
+def _require_planned(plan: TablePlan, now: TargetState) -> None:
+    """Refuses to go on where the table is no longer what the statements were planned for."""
+    was = plan.target.raw
+    is_same = was is not None and now.raw is not None and was.oid == now.raw.oid
+    if is_same:
+        sides = Sides(
+            plan.settings,
+            plan.contract,
+            plan.key,
+            plan.source,
+            replace(now, watermark=plan.target.watermark),
+        )
+        planned = plan.schema_change
+        again = plan_schema_change(sides, allow_rewrite=planned.may_rewrite)
+        is_same = again.statements == planned.statements
+    if not is_same:
+        raise TargetUnavailable(
+            f'"{plan.settings.target}" in target "{plan.settings.target_connection}" '
+            "was altered during the run",
+            "It is not what the plan was made for. Nothing was changed.",
+            "Run again: it looks anew.",
+        )
+
+
+def _in_a_moment(session: Session, load: Load, alter: Callable[[], object]) -> None:
+    """Does something in a transaction that has the table for itself."""
+    target, started = load.target, time.monotonic()
+
+    def once() -> None:
+        with session.transaction(settings={"lock_timeout": f"{LOCK_TIMEOUT_MS}ms"}):
+            lease.hold(session, load.lease)
+            session.execute(
+                sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(target.sql),
+                doing=f'lock "{target}"',
+            )
+            alter()
+
+    def is_busy(exc: BaseException) -> bool:
+        return isinstance(exc, ExtractLoadError) and exc.sqlstate == LOCK_NOT_AVAILABLE
+
+    moments = Retrying(
+        stop=stop_after_delay(LOCK_LIMIT_SECONDS),
+        wait=wait_random(*_PAUSE_SECONDS),
+        retry=retry_if_exception(is_busy),
+        reraise=True,
+    )
+    try:
+        moments(once)
+    except TargetUnavailable as error:
+        if not is_busy(error):
+            raise
+        raise _busy(session, load, moments, time.monotonic() - started) from error
+
+
+def _busy(session: Session, load: Load, moments: Retrying, seconds: float) -> TargetUnavailable:
+    with session.transaction():
+        holders = ", ".join(read_lock_holders(session, load.target)) or "nobody any more"
+    tries = moments.statistics["attempt_number"]
+    return TargetUnavailable(
+        f'"{load.target}" in target "{session.parameters.conn_id}" was never free to be altered',
+        f"It was asked for {tries} times within {seconds:.0f} s, {LOCK_TIMEOUT_MS} ms each, since "
+        f"readers queue behind. Holding it now: {holders}. Nothing was changed.",
+        "Run again when these sessions have ended.",
+    )
+
+
+def _tell(altered: tuple[Ddl, ...]) -> None:
+    for ddl in altered:
+        logger.info("altered", extra={"ddl": ddl.said})

@@ -1,0 +1,80 @@
+"""What a target's catalog says about a raw table beyond its columns: its readers, its hurdles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from extract_load.connection import Session
+from extract_load.identifiers import TableName
+from extract_load.sql import queries
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What stands on one column."""
+
+    number: int
+    """The column's; 0: the row as a whole."""
+    are_views: bool
+    """Whether they are views and materialized views; else policies, triggers, functions, ..."""
+    names: Sequence[str]
+    """With the views on those views."""
+
+
+@dataclass(frozen=True)
+class RawTableFacts:
+    """Who reads a raw table, and what may stand in a run's way."""
+
+    persistence: str = "p"
+    """pg_class.relpersistence: p(ermanent), u(nlogged)."""
+    is_in_tree: bool = False
+    """Whether it is a partition, inherits, or has children."""
+    forces_row_security: bool = False
+    row_triggers: Sequence[str] = ()
+    """Those that fire."""
+    rules: Sequence[str] = ()
+    always_identity: Sequence[str] = ()
+    """Columns that take no value from an INSERT."""
+    filled_by_default: Sequence[str] = ()
+    """Columns that have a value when an INSERT gives none."""
+    key_constraint: str | None = None
+    """The name of the primary key."""
+    key_holders: Sequence[str] = ()
+    """What depends on the primary key."""
+    readers: Sequence[Readers] = ()
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Views and materialized views on the table, and those on them."""
+        named = {name for one in self.readers if one.are_views for name in one.names}
+        return tuple(sorted(named))
+
+    def readers_of(self, number: int) -> tuple[str, ...]:
+        """Returns what stands on a column."""
+        named = {name for one in self.readers if one.number == number for name in one.names}
+        return tuple(sorted(named))
+
+
+NO_FACTS = RawTableFacts()
+"""Of a table that is still to be made."""
+
+
+def read_facts(session: Session, name: TableName, oid: int) -> RawTableFacts:
+    """Returns the facts about a raw table, as the caller's transaction sees the catalog."""
+    asked, doing = {"oid": oid}, f'read the catalog about "{name}"'
+    catalog = queries("raw_table")
+    (facts,) = session.execute(catalog["facts"], asked, doing)
+    readers = session.execute(catalog["column_readers"], asked, doing)
+    holders = session.execute(catalog["key_holders"], asked, doing)
+    found = RawTableFacts(*facts)
+    return replace(
+        found,
+        key_holders=tuple(holder for (holder,) in holders),
+        readers=tuple(Readers(*reader) for reader in readers),
+    )
+
+
+def read_lock_holders(session: Session, name: TableName) -> tuple[str, ...]:
+    """Returns the sessions that hold a lock on a table, for people."""
+    asked = {"name": name.regclass}
+    rows = session.execute(queries("raw_table")["lock_holders"], asked, "ask who holds a lock")
+    return tuple(holder for (holder,) in rows)
