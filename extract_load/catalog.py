@@ -39,7 +39,7 @@ class ServerCut:
     """How long the oldest transaction that the snapshot may not see ended had run; None where
     that cannot be told."""
     open_unknown: str = ""
-    """Why not, for people."""
+    """Why there may be older ones, for people."""
 
     @property
     def identity(self) -> dict[str, Any]:

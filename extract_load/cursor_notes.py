@@ -62,7 +62,8 @@ def _low_bound(cursor: Cursor, cut: ServerCut) -> str:
         return f"{less}: {missed}"
     if cut.open_for is None:
         return f"{less} alone, since {cut.open_unknown}: {missed}"
-    return (
+    known = (
         f"{less} and less the age of the oldest transaction that was open when it was published "
         f"(now {cut.open_for})"
     )
+    return f"{known}, but {cut.open_unknown}: {missed}" if cut.open_unknown else known

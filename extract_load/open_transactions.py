@@ -15,16 +15,19 @@ from extract_load.sql import queries
 class OpenTransactions:
     """What was known of open transactions just before a snapshot."""
 
-    since: str
-    """When the oldest began: at the latest, when they were asked for."""
+    since: str | None
+    """When the oldest that can be seen began: at the latest, when they were asked for. None where
+    none can be seen."""
     why_unknown: str
-    """Why that cannot be told, for people; empty where it can."""
+    """Why there may be older ones, for people; empty where there are none."""
 
     def open_for(self, cut_at: str) -> timedelta | None:
         """Returns how long the oldest had run by the snapshot; None where nobody can tell."""
-        if self.why_unknown:
+        if self.since is None:
             return None
-        return datetime.fromisoformat(cut_at) - datetime.fromisoformat(self.since)
+        # Never below zero: a server's clock that was set back must not raise a bound.
+        age = datetime.fromisoformat(cut_at) - datetime.fromisoformat(self.since)
+        return max(age, timedelta())
 
 
 def read_open_transactions(session: Session) -> OpenTransactions:
@@ -43,6 +46,10 @@ def read_open_transactions(session: Session) -> OpenTransactions:
             0
         ]
         prepared = session.execute(queries("catalog")["prepared_transactions"], doing=doing)[0][0]
-    if prepared and not why_unknown:
-        why_unknown = f"prepared transactions do not say when they began ({prepared} of them)"
-    return OpenTransactions(since, why_unknown or "")
+    if why_unknown:
+        return OpenTransactions(None, why_unknown)
+    if prepared:
+        return OpenTransactions(
+            since, f"prepared transactions do not say when they began ({prepared} of them)"
+        )
+    return OpenTransactions(since, "")
