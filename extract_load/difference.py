@@ -6,8 +6,8 @@ Pure: takes a plan, gives SQL. No ON CONFLICT and no MERGE: both rewrite rows th
 from psycopg2 import sql
 
 from extract_load.config import Deletes, SyncMode
+from extract_load.cursor import cursor_of
 from extract_load.identifiers import TableName, columns_sql
-from extract_load.modes import cursor_of
 from extract_load.table_plan import TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
 
@@ -161,7 +161,5 @@ def late_condition(plan: TablePlan) -> sql.Composable | None:
         return None
     if watermark is None or watermark.cursor_value is None:
         return None
-    name, cursor_type = cursor_of(plan.settings, plan.source)
-    return sql.SQL("{} < {}::{}").format(
-        sql.Identifier("t", name), sql.Literal(watermark.cursor_value), sql.SQL(cursor_type.value)
-    )
+    cursor = cursor_of(plan.settings, plan.source)
+    return cursor.is_below("t", watermark.cursor_value, plan.cut)

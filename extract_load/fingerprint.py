@@ -9,7 +9,7 @@ from typing import Any
 
 from extract_load.catalog import Column, Leaf, TableSchema
 from extract_load.chosen_columns import key_of, landed_columns
-from extract_load.config import Mask, SyncMode, TableSettings
+from extract_load.config import DEFAULT_SEARCH_PATH, CursorType, Mask, SyncMode, TableSettings
 from extract_load.kept_types import ServerPair
 from extract_load.type_contract import TypeContract, make_contract
 
@@ -74,10 +74,25 @@ def make_fingerprint(
         "raw_types": [column.target_type for column in contract.columns],
         "mask": _masks(settings, servers),
         "key": list(key),
-        "custom_where": settings.custom_where.sql if settings.custom_where else None,
-        "cursor": settings.incremental_field if is_incremental else None,
+        "custom_where": _predicate_facts(settings),
+        "cursor": _cursor_facts(settings) if is_incremental else None,
         LEAVES: {str(leaf.oid): _leaf_digest(leaf, contract) for leaf in source.leaves},
     }
+
+
+def _predicate_facts(settings: TableSettings) -> str | list[str] | None:
+    if settings.custom_where is None:
+        return None
+    is_usual = settings.search_path == DEFAULT_SEARCH_PATH
+    written = settings.custom_where.sql
+    return written if is_usual else [written, *settings.search_path]
+
+
+def _cursor_facts(settings: TableSettings) -> str | list[str | None] | None:
+    """Days in digits are the one kind that a column's type does not tell."""
+    if settings.incremental_field_type is CursorType.YYYYMMDD:
+        return [settings.incremental_field, CursorType.YYYYMMDD.value]
+    return settings.incremental_field
 
 
 def shared_changes(saved: Fingerprint | None, now: Fingerprint) -> list[str]:

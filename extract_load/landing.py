@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from extract_load import lease, ledger, log
 from extract_load.baseline import is_overtaken
@@ -19,14 +19,21 @@ from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
 from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
 from extract_load.evolution import evolve, follow_up
-from extract_load.extract import count_rows, read_since, require_boolean
+from extract_load.extract import (
+    count_rows,
+    read_since,
+    require_boolean,
+    require_regular_cursor,
+)
 from extract_load.fingerprint import fingerprint_of, is_altered
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.planner import plan_table
+from extract_load.predicate_judge import judge_predicate
+from extract_load.predicate_time import at_moment
 from extract_load.publish import Publication, SourceFacts, publish
 from extract_load.raw_table import NO_FACTS, read_facts
 from extract_load.retry import attempt
-from extract_load.snapshot import SourceSnapshot
+from extract_load.snapshot import SourceSnapshot, use_path
 from extract_load.stream import CopyStats
 from extract_load.table_plan import PlanOptions, TablePlan, TargetState
 from extract_load.target_types import read_target_types
@@ -316,6 +323,11 @@ def look_and_plan(
         options: Only `full_refresh`, `since` and `allow_rewrite` matter.
     """
     schema = source.table(table.source)
+    leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)
+    schema = replace(schema, leaves=leaves)
+    if table.custom_where is not None:
+        table = replace(table, custom_where=at_moment(table.custom_where, source.cut.cut_at))
+        judge_predicate(source, table, schema)
     since = options.since
     if since is not None and table.sync_mode is SyncMode.INCREMENTAL_SYNC:
         with source.reader() as reader:
@@ -329,7 +341,9 @@ def look_and_plan(
             PlanOptions(options.full_refresh, since, options.allow_rewrite),
         )
     with source.looking() as reader:
+        use_path(reader, table.search_path)
         require_boolean(reader, plan)
+    require_regular_cursor(source, plan)
     return plan
 
 

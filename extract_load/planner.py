@@ -20,12 +20,14 @@ from extract_load.chunking import (
     blocks_per_chunk,
     split_blocks,
 )
-from extract_load.config import Deletes, SyncMode, TableSettings
+from extract_load.config import Deletes, LateRows, SyncMode, TableSettings
+from extract_load.cursor import cursor_of
+from extract_load.cursor_notes import cursor_notes
 from extract_load.errors import SourceError, TargetError
 from extract_load.fingerprint import altered_leaves, contract_of, make_fingerprint
 from extract_load.identifiers import TableName
 from extract_load.ledger import SCHEMA, SCRATCH_SCHEMA
-from extract_load.modes import MODES, Reading, cursor_of
+from extract_load.modes import MODES, Reading
 from extract_load.schema_change import plan_schema_change
 from extract_load.schema_difference import Sides
 from extract_load.table_plan import (
@@ -98,7 +100,7 @@ def plan_table(
         scratch=_scratch(settings.target, publish),
         checkpoints=_checkpoints(publish),
         schema_change=change,
-        warnings=_warnings(settings, source, key),
+        warnings=_warnings(settings, source, cut, key),
         since_note=_since_note(settings, reading, asked.since),
     )
 
@@ -110,13 +112,19 @@ def _all_of(first: sql.Composable, second: sql.Composable | None) -> sql.Composa
 def _require_row_versions(settings: TableSettings, source: TableSchema) -> None:
     """Refuses a mode that reads by xmin where rows have none."""
     without = [leaf for leaf in source.leaves if not leaf.has_row_versions]
-    if settings.sync_mode is not SyncMode.XMIN_INCREMENTAL or not without:
+    is_cursor = settings.sync_mode is SyncMode.INCREMENTAL_SYNC
+    reads_xmin = settings.sync_mode is SyncMode.XMIN_INCREMENTAL or (
+        is_cursor and settings.late_rows is LateRows.XMIN
+    )
+    if not reads_xmin or not without:
         return
     raise SourceError(
         f'"{settings.source}" cannot be read by xmin: "{without[0].name}" is '
         f"{_KINDS[without[0].kind]}",
         "Its rows do not say which transaction wrote them.",
-        'Set "sync_mode" to full_sync, or to incremental_sync with a cursor column.',
+        'Set "late_rows" to lookback, or "sync_mode" to full_sync.'
+        if is_cursor
+        else 'Set "sync_mode" to full_sync, or to incremental_sync with a cursor column.',
     )
 
 
@@ -223,20 +231,14 @@ def _checkpoints(publish: Publish) -> TableName:
 
 
 def _warnings(
-    settings: TableSettings, source: TableSchema, key: tuple[str, ...]
+    settings: TableSettings, source: TableSchema, cut: ServerCut, key: tuple[str, ...]
 ) -> tuple[str, ...]:
     found = []
     if not key:
         found.append("no key names a row: whole rows are compared, and no row is updated")
     elif not source.is_proved_key(key):
         found.append(f"no unique index proves the key ({', '.join(key)}); scratch proves it")
-    cursor = settings.incremental_field
-    if settings.sync_mode is SyncMode.INCREMENTAL_SYNC:
-        if cursor not in source.indexed_columns:
-            found.append(f'no index begins with "{cursor}": each run scans the whole source table')
-        column = source.column(cursor or "")
-        if column is not None and not column.is_not_null:
-            found.append(f'"{cursor}" may be NULL: such rows are read again in every run')
+    found += cursor_notes(settings, source, cut)
     if settings.follows_deletes is Deletes.IGNORE:
         found.append("deletes: not followed")
     if source.children:
