@@ -29,7 +29,7 @@ ENGINE_LAYERS = [
     {"table_plan", "fingerprint", "lease", "equality", "source_table"},
     {"modes", "ledger", "chosen_columns", "ddl"},
     {"catalog", "type_contract", "watermark", "chunking", "raw_table", "retyping"},
-    {"connection"},
+    {"connection", "digests"},
     {"dbt_sources", "settings_file"},
     {"config"},
     {"predicate", "connection_parameters", "log", "retry"},
