@@ -4,22 +4,27 @@ Pure: takes settings and a catalog, gives names.
 """
 
 from extract_load.catalog import TableSchema
-from extract_load.config import TableSettings
+from extract_load.config import SyncMode, TableSettings
 from extract_load.errors import SchemaMismatch
 
 
 def key_of(settings: TableSettings, source: TableSchema) -> tuple[str, ...]:
     """Returns the columns that name a row: the settings', else the source's primary key.
 
+    Returns:
+        Empty where nothing names a row: then whole rows are compared, as full_sync can.
+
     Raises:
-        SchemaMismatch: If there are none, or the table lacks one.
+        SchemaMismatch: If the mode merges rows by key and there is none, or the table lacks a
+            column of it.
     """
     key = settings.primary_key or source.primary_key
-    if not key:
+    if not key and settings.sync_mode is not SyncMode.FULL_SYNC:
         raise SchemaMismatch(
             f'"{settings.source}" has no primary key',
-            "Rows without a key cannot be told apart in this version.",
-            'Name the columns that name a row with "primary_key".',
+            f"{settings.sync_mode} merges rows by their key; without one it cannot tell a changed "
+            "row from a new one.",
+            'Name the columns that name a row with "primary_key", or use full_sync.',
         )
     _require_columns(settings, source, "primary_key", key)
     return key

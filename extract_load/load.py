@@ -137,7 +137,7 @@ def finish_scratch(session: Session, load: Load) -> None:
     plan = load.plan
     with session.transaction(doing="commit the key"):
         lease.hold(session, load.lease)
-        if plan.publish is Publish.FIRST_LOAD or not plan.is_key_proved:
+        if plan.key and (plan.publish is Publish.FIRST_LOAD or not plan.is_key_proved):
             build_key(session, plan, plan.scratch)
         session.execute(sql.SQL("ANALYZE {}").format(plan.scratch.sql), doing="analyze the rows")
 
@@ -165,8 +165,10 @@ def drop_scratch(session: Session, load: Load) -> None:
 
 def copy_in_query(plan: TablePlan) -> sql.Composable:
     """Returns the COPY that takes rows into the scratch table."""
-    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {})").format(
+    names = plan.contract.names
+    return sql.SQL("COPY {} {} FROM STDIN (FORMAT {})").format(
         plan.scratch.sql,
-        columns_sql(plan.contract.names),
+        # COPY knows no empty list; a table without columns takes empty rows.
+        sql.SQL("({})").format(columns_sql(names)) if names else sql.SQL(""),
         sql.SQL(plan.contract.copy_format),
     )

@@ -222,7 +222,9 @@ def _warnings(
     settings: TableSettings, source: TableSchema, key: tuple[str, ...]
 ) -> tuple[str, ...]:
     found = []
-    if not source.is_proved_key(key):
+    if not key:
+        found.append("no key names a row: whole rows are compared, and no row is updated")
+    elif not source.is_proved_key(key):
         found.append(f"no unique index proves the key ({', '.join(key)}); scratch proves it")
     cursor = settings.incremental_field
     if settings.sync_mode is SyncMode.INCREMENTAL_SYNC:

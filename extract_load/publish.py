@@ -30,6 +30,7 @@ from extract_load.errors import TargetError, TargetUnavailable, VerificationFail
 from extract_load.identifiers import TableName
 from extract_load.load import Load, drop_scratch
 from extract_load.modes import MODES, cursor_of
+from extract_load.multiset import delete_surplus, insert_missing
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
 from extract_load.watermark import cursor_watermark
@@ -220,7 +221,8 @@ def _name_first_load(session: Session, plan: TablePlan, loaded_at: str) -> None:
         sql.SQL("ALTER TABLE {} RENAME TO {}").format(name.sql, sql.Identifier(target.table)),
         doing=f'name "{target}"',
     )
-    _name_key(session, plan)
+    if plan.key:
+        _name_key(session, plan)
 
 
 def _name_key(session: Session, plan: TablePlan) -> None:
@@ -262,12 +264,20 @@ def _apply(
         if plan.has_ambiguous_rows:
             deleted += session.change(remove_ambiguous(plan), doing="delete rows without a key")
         if facts.evidence.keys is not None:
-            deleted += session.change(
-                delete_gone(plan, facts.evidence.keys, loaded_at), doing="delete gone rows"
+            gone = (
+                delete_gone(plan, facts.evidence.keys, loaded_at)
+                if plan.key
+                else delete_surplus(plan, loaded_at)
             )
+            deleted += session.change(gone, doing="delete gone rows")
         if not allow_deletes:
             rows = _count(session, plan.scratch) if facts.rows is None else facts.rows
-            guard(plan, source_rows=rows, live_rows=live, gone_rows=deleted)
+            # Without a key a changed row is one gone and one new: only a net loss is a loss.
+            gone_rows = deleted if plan.key else max(0, live - rows)
+            guard(plan, source_rows=rows, live_rows=live, gone_rows=gone_rows)
+    if not plan.key:
+        missing = insert_missing(plan, loaded_at)
+        return _Applied(session.change(missing, doing="insert missing rows"), deleted=deleted)
     late = late_condition(plan)
     updated, late_updated = _changed(session, update_different(plan, loaded_at), late)
     inserted, late_inserted = _changed(session, insert_new(plan, loaded_at), late)

@@ -332,7 +332,11 @@ def test_a_table_that_is_not_there(users: Database, target: Database, tmp_path: 
 
 
 BAD_TABLES = [
-    ("CREATE TABLE public.t (a int)", {}, '"public.t" has no primary key'),
+    (
+        "CREATE TABLE public.t (a int)",
+        {"sync_mode": "xmin_incremental"},
+        '"public.t" has no primary key',
+    ),
     (
         "CREATE TABLE public.t (a int PRIMARY KEY)",
         {"primary_key": "b"},
