@@ -115,6 +115,11 @@ class TableDifference:
     extra: tuple[Key, ...]
     different: tuple[Key, ...]
 
+    @classmethod
+    def nothing(cls, source_rows: int, target_rows: int) -> "TableDifference":
+        """Returns the difference of tables of which nothing is known but their rows."""
+        return cls(source_rows, target_rows, 0, 0, 0, 0, (), (), ())
+
     @property
     def is_equal(self) -> bool:
         """Whether both tables hold the same rows."""
@@ -156,6 +161,23 @@ def compare(
         extra=tuple(found[Finding.EXTRA].keys),
         different=tuple(found[Finding.DIFFERENT].keys),
     )
+
+
+def keys_text(keys: tuple[Key, ...], count: int, shown: int) -> str:
+    """Returns keys for people.
+
+    Example:
+        >>> keys_text((("1",), ("a", None)), 7, 2)
+        '1; (a, NULL); ... 5 more'
+    """
+    texts = [_key_text(key) for key in keys[:shown]]
+    more = count - len(texts)
+    return "; ".join(texts + ([f"... {more} more"] if more else []))
+
+
+def _key_text(key: Key) -> str:
+    values = ["NULL" if value is None else value for value in key]
+    return values[0] if len(values) == 1 else f"({', '.join(values)})"
 
 
 def at_once(first: Callable[[], Result], second: Callable[[], Result]) -> tuple[Result, Result]:

@@ -66,6 +66,8 @@ class Watermark:
     """64-bit xmin of the published snapshot."""
     loaded_at: str
     """The `_loaded_at` of the last publish."""
+    snapshot_xid: int | None = None
+    """64-bit xmin of the published snapshot, also where a cursor is the low bound."""
 
 
 def cursor_type_of(type_text: str) -> CursorType | None:
