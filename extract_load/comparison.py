@@ -159,6 +159,19 @@ def _failed(plan: TablePlan, found: TableDifference) -> VerificationFailed:
     )
 
 
+def source_values(plan: TablePlan, names: tuple[str, ...]) -> tuple[Value, ...]:
+    """Returns columns as the source has them, on their way to the raw table's types."""
+    columns = [plan.contract.column(name) for name in names]
+    return tuple(Value(column.expression, column.target_type) for column in columns)
+
+
+def raw_values(plan: TablePlan, names: tuple[str, ...], alias: str) -> tuple[Value, ...]:
+    """Returns columns as the raw table, or one beside it, has them."""
+    return tuple(
+        Value(sql.Identifier(alias, name), plan.contract.column(name).target_type) for name in names
+    )
+
+
 def _source_side(source: SourceSnapshot, plan: TablePlan, standing: Standing) -> Side:
     leaves = plan.source.leaves
 
@@ -167,13 +180,9 @@ def _source_side(source: SourceSnapshot, plan: TablePlan, standing: Standing) ->
         with source.reading(*(leaves[number] for number in numbers)) as reader:
             yield reader
 
-    values = {
-        column.name: Value(column.expression, column.target_type)
-        for column in plan.contract.columns
-    }
     return Side(
-        columns=tuple(values.values()),
-        key=tuple(values[name] for name in plan.key),
+        columns=source_values(plan, plan.contract.names),
+        key=source_values(plan, plan.key),
         parts=tuple(
             Part(from_leaf(plan, leaf), plan.belongs, standing.recent[leaf.oid]) for leaf in leaves
         ),
@@ -187,13 +196,9 @@ def _target_side(session: Session, plan: TablePlan) -> Side:
     def reading(_: tuple[int, ...]) -> Iterator[Session]:
         yield session
 
-    values = {
-        column.name: Value(sql.Identifier(column.name), column.target_type)
-        for column in plan.contract.columns
-    }
     return Side(
-        columns=tuple(values.values()),
-        key=tuple(values[name] for name in plan.key),
+        columns=raw_values(plan, plan.contract.names, "t"),
+        key=raw_values(plan, plan.key, "t"),
         parts=(Part(sql.SQL("{} AS t").format(plan.settings.target.sql), is_live(plan, "t")),),
         reading=reading,
     )

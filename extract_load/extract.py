@@ -50,10 +50,13 @@ def copy_out_query(plan: TablePlan, chunk: Chunk) -> sql.Composable:
     )
 
 
-def copy_keys_query(plan: TablePlan, leaf: Leaf) -> sql.Composable:
-    """Returns the COPY that reads every key of a leaf in the snapshot."""
-    return sql.SQL("COPY (SELECT {keys} FROM {leaf} WHERE {belongs}) TO STDOUT").format(
-        keys=_key_expressions(plan), leaf=from_leaf(plan, leaf), belongs=plan.belongs
+def copy_keys_query(plan: TablePlan, leaf: Leaf, among: sql.Composable) -> sql.Composable:
+    """Returns the COPY that reads the keys of a leaf for which a condition holds."""
+    return sql.SQL("COPY (SELECT {keys} FROM {leaf} WHERE {belongs} AND {among}) TO STDOUT").format(
+        keys=_key_expressions(plan),
+        leaf=from_leaf(plan, leaf),
+        belongs=plan.belongs,
+        among=among,
     )
 
 

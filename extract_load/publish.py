@@ -274,7 +274,7 @@ def _apply(
             deleted += session.change(remove_ambiguous(plan), doing="delete rows without a key")
         if facts.evidence.keys is not None:
             gone = (
-                delete_gone(plan, facts.evidence.keys, loaded_at)
+                delete_gone(plan, facts.evidence.keys, loaded_at, facts.evidence.among)
                 if plan.key
                 else delete_surplus(plan, loaded_at)
             )
