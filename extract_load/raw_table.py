@@ -73,6 +73,29 @@ def read_facts(session: Session, name: TableName, oid: int) -> RawTableFacts:
     )
 
 
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key of some table that refers to a raw table."""
+
+    name: str
+    table: str
+    """Whose it is, as SQL writes it."""
+    action: str
+    """What it says of deletes: ON DELETE CASCADE."""
+
+    @property
+    def spreads_deletes(self) -> bool:
+        """Whether deleting a row changes rows of that table."""
+        return self.action not in ("ON DELETE NO ACTION", "ON DELETE RESTRICT")
+
+
+def read_foreign_keys(session: Session, name: TableName) -> tuple[ForeignKey, ...]:
+    """Returns the foreign keys that refer to a table."""
+    asked = {"name": name.regclass}
+    rows = session.execute(queries("raw_table")["foreign_keys"], asked, "ask who refers to it")
+    return tuple(ForeignKey(*row) for row in rows)
+
+
 def read_lock_holders(session: Session, name: TableName) -> tuple[str, ...]:
     """Returns the sessions that hold a lock on a table, for people."""
     asked = {"name": name.regclass}

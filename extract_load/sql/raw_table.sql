@@ -125,6 +125,22 @@ where published.schemaname = namespace.nspname and published.tablename = class.r
     and (publication.pubupdate or publication.pubdelete) and class.relreplident = 'd'
 order by 1
 
+-- name: foreign_keys
+-- Foreign keys that refer to a table, and what they do when a row of it is deleted.
+select
+    constraint_.conname::text,
+    constraint_.conrelid::regclass::text,
+    'ON DELETE ' || case constraint_.confdeltype
+        when 'a' then 'NO ACTION'
+        when 'r' then 'RESTRICT'
+        when 'c' then 'CASCADE'
+        when 'n' then 'SET NULL'
+        when 'd' then 'SET DEFAULT'
+    end
+from pg_constraint as constraint_
+where constraint_.confrelid = to_regclass(%(name)s) and constraint_.contype = 'f'
+order by constraint_.conrelid::regclass::text, constraint_.conname
+
 -- name: lock_holders
 -- Sessions that hold a lock on a table, for people.
 select coalesce(nullif(activity.application_name, ''), activity.backend_type, 'a session')

@@ -18,6 +18,7 @@ ENGINE_LAYERS = [
     {"runner", "status", "reset", "published", "health"},
     {"landing", "selection", "ask"},
     {"publish"},
+    {"apply"},
     {"comparison", "deletes"},
     {"evolution"},
     {"load", "multiset"},
