@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 
 import pytest
+from psycopg2 import sql
 
+from extract_load.digests import Buckets
 from tests.integration.test_key_buckets import keys_read
 from tests.integration.test_verify import counts, verify
 from tests.support.landing import land_one
