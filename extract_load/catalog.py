@@ -1,7 +1,7 @@
 """What a server and a table are, read from the catalog in the caller's transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -34,12 +34,14 @@ class ServerCut:
     """The same just before the snapshot: it shows everything earlier. A run that stalls between
     the two must not take an old snapshot for a young one."""
     encoding: str = "UTF8"
-    """In whose bytes the server compares texts under collation "C"."""
+    """Of the database: in its bytes the server compares texts under collation "C"."""
     open_for: timedelta | None = None
     """How long the oldest transaction that the snapshot may not see ended had run; None where
     that cannot be told."""
     open_unknown: str = ""
     """Why there may be older ones, for people."""
+    mask_salt_digest: str | None = None
+    """Tells one salt of the connection from another, and not what it is."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -70,11 +72,15 @@ class TypeDefinition:
     """Of an enum, in its order."""
     attributes: Sequence[str] = ()
     """Of a composite: name and type."""
+    extension: str | None = None
+    """The extension it belongs to."""
+    plain_text: str = ""
+    """As SQL writes it, without a modifier."""
 
     @property
     def is_builtin(self) -> bool:
-        """Whether every PostgreSQL server has it."""
-        return self.schema == "pg_catalog"
+        """Whether it comes with PostgreSQL itself."""
+        return self.schema == "pg_catalog" and self.extension is None
 
 
 @dataclass(frozen=True)
@@ -191,8 +197,11 @@ def read_server_cut(session: Session, earlier_lsn: str) -> ServerCut:
         earlier_lsn: The WAL position before that transaction began.
     """
     row = session.execute(queries("catalog")["server"], doing="read the server's identity")[0]
-    *facts, encoding = row
-    return ServerCut(*(*facts, earlier_lsn, encoding))
+    return replace(
+        ServerCut(*(*row[:-1], earlier_lsn)),
+        encoding=row[-1],
+        mask_salt_digest=session.parameters.mask_salt_digest,
+    )
 
 
 def read_table(session: Session, name: TableName) -> TableSchema | None:

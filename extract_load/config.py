@@ -57,6 +57,15 @@ class Verify(StrEnum):
     """Nothing beyond what the chunks themselves prove."""
 
 
+class Mask(StrEnum):
+    """What becomes of a value that may not leave the source."""
+
+    SHA256 = "sha256"
+    """The hash, in hex, over the connection's `mask_salt` and the value's text."""
+    NULL = "null"
+    """NULL."""
+
+
 class CursorType(StrEnum):
     """What a cursor column holds."""
 
@@ -153,6 +162,20 @@ def _column_names(value: object) -> tuple[str, ...]:
     return tuple(check_name(name) for name in names)
 
 
+def _masks(value: object) -> tuple[tuple[str, Mask], ...]:
+    if isinstance(value, tuple):
+        return value
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        msg = f"{value!r} is no mapping of column names to sha256 or null"
+        raise ValueError(msg)
+    masks = {name: Mask.NULL if mask is None else mask for name, mask in value.items()}
+    for name, mask in masks.items():
+        if mask not in list(Mask):
+            msg = f'{mask!r} is no mask for "{name}"; known: {", ".join(Mask)}'
+            raise ValueError(msg)
+    return tuple((check_name(name), Mask(mask)) for name, mask in sorted(masks.items()))
+
+
 def _lookback(value: object) -> timedelta | float:
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(value)
@@ -168,6 +191,10 @@ def _predicate(value: object) -> Predicate:
 Table = Annotated[TableName, BeforeValidator(_table_name, json_schema_input_type=str)]
 Columns = Annotated[
     tuple[str, ...], BeforeValidator(_column_names, json_schema_input_type=str | list[str])
+]
+Masks = Annotated[
+    tuple[tuple[str, Mask], ...],
+    BeforeValidator(_masks, json_schema_input_type=dict[str, Mask | None]),
 ]
 Where = Annotated[Predicate, BeforeValidator(_predicate, json_schema_input_type=str)]
 Lookback = Annotated[
@@ -238,6 +265,8 @@ class TableSettings:
     """Columns to land; default: all. Key and cursor are always landed."""
     exclude_columns: Columns = ()
     """Columns not to land. Key and cursor are always landed."""
+    mask: Masks = ()
+    """Columns whose values may not leave the source, each with `sha256` or `null`."""
     deletes: Deletes | None = None
     """What becomes of rows that left the source; the default depends on the sync mode."""
     max_delete_ratio: Annotated[float, Field(ge=0, le=1)] = 0.3
@@ -320,7 +349,6 @@ NOT_BUILT_KEYS = frozenset(
     {
         "distributed",
         "ledger_retention",
-        "mask",
         "max_active_sessions",
         "max_replica_lag",
         "snapshot_max_age",

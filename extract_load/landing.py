@@ -36,6 +36,8 @@ from extract_load.retry import attempt
 from extract_load.snapshot import SourceSnapshot, use_path
 from extract_load.stream import CopyStats
 from extract_load.table_plan import PlanOptions, TablePlan, TargetState
+from extract_load.target_types import read_target_types
+from extract_load.wide_rows import naming_wide_columns
 
 PUBLISH_ATTEMPTS = 5
 """A publish is tried again when another transaction changed the same rows (40001)."""
@@ -162,11 +164,12 @@ class Landing:
         facts = self._source_facts(session, load)
         self._require_same_source(plan)
         self._source.wait_flushed()
-        publication = attempt(
-            lambda: publish(session, load, facts, allow_deletes=options.allow_deletes),
-            attempts=PUBLISH_ATTEMPTS,
-            on_retry=self._on_retry,
-        )
+        with naming_wide_columns(plan):
+            publication = attempt(
+                lambda: publish(session, load, facts, allow_deletes=options.allow_deletes),
+                attempts=PUBLISH_ATTEMPTS,
+                on_retry=self._on_retry,
+            )
         follow_up(session, load)
         logger.info(
             "published",
@@ -204,7 +207,9 @@ class Landing:
         """
         now = self._source.table_now(plan.settings.source)
         try:
-            is_same = not is_altered(plan.fingerprint, fingerprint_of(plan.settings, now))
+            is_same = not is_altered(
+                plan.fingerprint, fingerprint_of(plan.settings, now, plan.servers)
+            )
         except SchemaMismatch:  # a column the settings name is gone
             is_same = False
         if not is_same:
@@ -244,7 +249,7 @@ class Landing:
 
     def _load_chunk(self, load: Load, chunk: Chunk, progress: Progress) -> None:
         def once() -> CopyStats | None:
-            with self._worker_session() as session:
+            with naming_wide_columns(load.plan), self._worker_session() as session:
                 return load_chunk(session, self._source, load, chunk)
 
         started = time.monotonic()
@@ -349,4 +354,5 @@ def _target_state(session: Session, table: TableSettings) -> TargetState:
         raw=raw,
         watermark=ledger.read_watermark(session, table.target) if has_ledger else None,
         facts=read_facts(session, table.target, raw.oid) if raw else NO_FACTS,
+        types=read_target_types(session),
     )

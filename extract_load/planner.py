@@ -11,7 +11,7 @@ from psycopg2 import sql
 from extract_load.adoption import require_adoptable
 from extract_load.baseline import NO_RAW_TABLE, why_baseline
 from extract_load.catalog import Leaf, ServerCut, TableSchema
-from extract_load.chosen_columns import key_of, landed_columns
+from extract_load.chosen_columns import key_of
 from extract_load.chunking import (
     TID_RANGE_VERSION,
     Chunk,
@@ -24,7 +24,7 @@ from extract_load.config import Deletes, LateRows, SyncMode, TableSettings
 from extract_load.cursor import cursor_of
 from extract_load.cursor_notes import cursor_notes
 from extract_load.errors import SourceError, TargetError
-from extract_load.fingerprint import altered_leaves, make_fingerprint
+from extract_load.fingerprint import altered_leaves, contract_of, make_fingerprint
 from extract_load.identifiers import TableName
 from extract_load.ledger import SCHEMA, SCRATCH_SCHEMA
 from extract_load.modes import MODES, Reading
@@ -37,8 +37,8 @@ from extract_load.table_plan import (
     TablePlan,
     TargetState,
     predicate_of,
+    servers_of,
 )
-from extract_load.type_contract import make_contract
 from extract_load.watermark import Watermark
 
 _KINDS = {"f": "a foreign table", "m": "a materialized view", "v": "a view"}
@@ -66,8 +66,9 @@ def plan_table(
     """
     settings = settings.sized(source.estimated_rows)
     key = key_of(settings, source)
-    contract = make_contract(source, landed_columns(settings, source, key), key)
-    fingerprint = make_fingerprint(settings, source, contract, key)
+    servers = servers_of(cut, target)
+    contract = contract_of(settings, source, key, servers)
+    fingerprint = make_fingerprint(settings, source, contract, key, servers)
     _require_row_versions(settings, source)
     target = _as_known(settings, target)
     sides = Sides(settings, contract, key, source, target)
@@ -97,9 +98,7 @@ def plan_table(
         fingerprint=fingerprint,
         target=target,
         scratch=_scratch(settings.target, publish),
-        checkpoints=TableName(
-            SCHEMA if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA, "chunks"
-        ),
+        checkpoints=_checkpoints(publish),
         schema_change=change,
         warnings=_warnings(settings, source, cut, key),
         since_note=_since_note(settings, reading, asked.since),
@@ -224,6 +223,11 @@ def _scratch(target: TableName, publish: Publish) -> TableName:
     digest = hashlib.sha256("\0".join(target.parts).encode()).hexdigest()[:24]
     schema = target.schema if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA
     return TableName(schema, f"_el_{digest}")
+
+
+def _checkpoints(publish: Publish) -> TableName:
+    """Unlogged where scratch is: a crash of the target empties both, or neither."""
+    return TableName(SCHEMA if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA, "chunks")
 
 
 def _warnings(

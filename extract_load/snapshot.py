@@ -16,6 +16,7 @@ from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SnapshotLost, SourceError, SourceUnavailable
 from extract_load.identifiers import TableName
+from extract_load.masking import SALT_SETTING
 from extract_load.open_transactions import read_open_transactions
 from extract_load.source_table import read_source_table
 
@@ -135,7 +136,8 @@ class SourceSnapshot:
         session = self._registry.open(self.parameters, "source")
         begin = f"{READ_CONSISTENT}; SET TRANSACTION SNAPSHOT '{self._snapshot_id}'"
         try:
-            session.begin(begin)
+            salt = {SALT_SETTING: self.parameters.mask_salt} if self.parameters.mask_salt else {}
+            session.begin(begin, salt)
         except SourceError as error:
             self._registry.close(session)
             if isinstance(error, SourceUnavailable):

@@ -179,10 +179,16 @@ select
         from pg_attribute
         where attrelid = type.typrelid and attnum > 0 and not attisdropped
         order by attnum
-    ) as attributes
+    ) as attributes,
+    extension.extname::text as extension,
+    format_type(type.oid, null) as plain_text
 from used
 inner join pg_type as type on type.oid = used.oid
 inner join pg_namespace as namespace on namespace.oid = type.typnamespace
+left join pg_depend as dependency
+    on dependency.classid = 'pg_type'::regclass and dependency.objid = type.oid
+    and dependency.refclassid = 'pg_extension'::regclass and dependency.deptype = 'e'
+left join pg_extension as extension on extension.oid = dependency.refobjid
 order by type.oid
 
 -- name: unique_keys

@@ -1,16 +1,22 @@
-"""The regression database, as PostgreSQL's test suite leaves it."""
+"""The regression database, as PostgreSQL's test suite leaves it, and where it lands."""
 
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from demo.embedded_server import HOST, SUPERUSER, EmbeddedServer, free_ports
 from tests.regression.source_package import MAJOR, PROGRAMS, regression_suite
-from tests.support.servers import PASSWORD, SETTINGS, Database, guarded_directory
+from tests.support.builds import programs
+from tests.support.servers import (
+    PASSWORD,
+    SETTINGS,
+    Database,
+    fresh_database,
+    guarded_directory,
+)
 
 SUITE_SECONDS = 280
 
@@ -23,15 +29,22 @@ def open_directory() -> Iterator[Path]:
         yield directory
 
 
+def running(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
+    """Yields a new server, and stops it."""
+    server.create(PASSWORD)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def regression(open_directory: Path) -> Iterator[Database]:
     """The database `regression` after the suite; which of its tests passed is no matter."""
     suite = regression_suite()
     (port,) = free_ports(1)
-    server = EmbeddedServer(MAJOR, open_directory / "regression", port, SETTINGS, PROGRAMS)
-    server.create(PASSWORD)
-    server.start()
-    try:
+    for _ in running(EmbeddedServer(MAJOR, open_directory / "source", port, SETTINGS, PROGRAMS)):
         subprocess.run(
             [
                 suite.pg_regress,
@@ -50,6 +63,14 @@ def regression(open_directory: Path) -> Iterator[Database]:
             timeout=SUITE_SECONDS,
             check=False,
         )
-        yield replace(Database(HOST, port, "postgres", SUPERUSER, PASSWORD), name="regression")
-    finally:
-        server.stop()
+        yield Database(HOST, port, "regression", SUPERUSER, PASSWORD)
+
+
+@pytest.fixture
+def target(open_directory: Path) -> Iterator[Database]:
+    """An empty database of a server that knows XML, which the everyday one does not."""
+    (port,) = free_ports(1)
+    target = EmbeddedServer(18, open_directory / "target", port, SETTINGS, programs(18))
+    for server in running(target):
+        with fresh_database(server, "target") as database:
+            yield database

@@ -1,7 +1,7 @@
 """Every relation that PostgreSQL's test suite leaves behind is landed, or refused by name.
 
-`refusals.tsv` lists the refused ones with their reason: a refusal that is new, or no longer
-needed, fails.
+`refusals.tsv` lists the refused ones, what the error says, and why nobody could land them. A
+refusal that is new, or no longer made, fails; one whose text is empty is made now and then.
 """
 
 import sys
@@ -76,9 +76,17 @@ def unequal(
 
 
 def refusals() -> dict[str, str]:
-    """The checked-in refusals: what the error says, by relation."""
+    """What the error of each refused relation says, as far as it is always the same."""
     lines = REFUSALS.read_text(encoding="utf-8").splitlines()[1:]
-    return dict(line.split("\t")[:2] for line in lines)
+    return {relation: said for relation, said, _ in (line.split("\t") for line in lines)}
+
+
+def unexpected(refused: dict[str, str]) -> list[str]:
+    """Refusals that are not in the table, and those in the table that were not made."""
+    known = refusals()
+    new = [f"{name}: {said}" for name, said in refused.items() if known.get(name, "?") not in said]
+    steady = {name for name, said in known.items() if said}
+    return new + [f"{name} landed" for name in steady - set(refused)]
 
 
 def test_every_relation_lands_or_is_refused_by_name(
@@ -89,7 +97,7 @@ def test_every_relation_lands_or_is_refused_by_name(
     report = run(chosen, environment(regression, target))
     both = list(zip(relations, report.tables, strict=True))
     refused = {
-        f"{schema}.{name}": str(result.error.primary)
+        f"{schema}.{name}": f"{result.error.primary}: {result.error.detail}"
         for (schema, name, _), result in both
         if result.error is not None
     }
@@ -99,7 +107,7 @@ def test_every_relation_lands_or_is_refused_by_name(
     counts = f"{len(landed)} of {len(both)} landed, {rows} rows; {len(refused)} refused"
     with capsys.disabled():
         sys.stdout.write(f"\n{counts}\n")
-    assert refused == refusals()
+    assert unexpected(refused) == []
     assert unequal(regression, target, landed) == []
 
     again = run(chosen, environment(regression, target))
