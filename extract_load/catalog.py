@@ -34,14 +34,14 @@ class ServerCut:
     """The same just before the snapshot: it shows everything earlier. A run that stalls between
     the two must not take an old snapshot for a young one."""
     encoding: str = "UTF8"
-    """Of the database: in its bytes the server compares texts under collation "C"."""
+    """In whose bytes the server compares texts under collation "C"."""
+    mask_salt_digest: str | None = None
+    """Tells one salt of the connection from another, and not what it is."""
     open_for: timedelta | None = None
     """How long the oldest transaction that the snapshot may not see ended had run; None where
     that cannot be told."""
     open_unknown: str = ""
     """Why there may be older ones, for people."""
-    mask_salt_digest: str | None = None
-    """Tells one salt of the connection from another, and not what it is."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -197,9 +197,10 @@ def read_server_cut(session: Session, earlier_lsn: str) -> ServerCut:
         earlier_lsn: The WAL position before that transaction began.
     """
     row = session.execute(queries("catalog")["server"], doing="read the server's identity")[0]
+    *facts, encoding = row
     return replace(
-        ServerCut(*(*row[:-1], earlier_lsn)),
-        encoding=row[-1],
+        ServerCut(*(*facts, earlier_lsn)),
+        encoding=encoding,
         mask_salt_digest=session.parameters.mask_salt_digest,
     )
 

@@ -9,13 +9,7 @@ from typing import Any
 
 from extract_load.catalog import Column, Leaf, TableSchema
 from extract_load.chosen_columns import key_of, landed_columns
-from extract_load.config import (
-    DEFAULT_SEARCH_PATH,
-    CursorType,
-    Mask,
-    SyncMode,
-    TableSettings,
-)
+from extract_load.config import DEFAULT_SEARCH_PATH, CursorType, Mask, SyncMode, TableSettings
 from extract_load.kept_types import ServerPair
 from extract_load.type_contract import TypeContract, make_contract
 

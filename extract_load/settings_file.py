@@ -29,8 +29,8 @@ TABLE_KEYS = frozenset(item.name for item in fields(TableSettings))
 RUN_KEYS = frozenset(item.name for item in fields(RunSettings))
 _SHARED_BY_TARGETS = frozenset(
     {
-        *("source", "source_connection", "columns", "exclude_columns", "mask"),
-        *("custom_where", "search_path"),
+        *("source", "source_connection", "columns", "exclude_columns"),
+        *("mask", "custom_where", "search_path"),
     }
 )
 """What is read is the same for all targets of a table."""

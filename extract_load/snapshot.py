@@ -116,6 +116,9 @@ class SourceSnapshot:
             SourceUnavailable: If the table was truncated, rewritten or replaced since.
         """
         with self.looking() as reader:
+            use_path(
+                reader, leaf.search_path
+            )  # a view's functions are looked up when it is planned
             reader.execute(_lock(leaf), doing=f'lock "{leaf.name}" against DDL')
             if not _is_unchanged(reader, leaf):
                 raise SnapshotLost(
@@ -123,7 +126,6 @@ class SourceSnapshot:
                     "The snapshot no longer shows what the table held. Nothing was published.",
                     "Run again: it takes a new snapshot.",
                 )
-            use_path(reader, leaf.search_path)
             yield reader
 
     def _idle_session(self) -> Session | None:
@@ -226,8 +228,9 @@ def _lock(leaf: Leaf) -> sql.Composable:
 def _is_unchanged(reader: Session, leaf: Leaf) -> bool:
     """Whether the name still means this leaf, and its heaps are those the snapshot knows."""
     oid, file_nodes = reader.execute(
-        "SELECT to_regclass(%(name)s)::oid::bigint, array("
-        "SELECT pg_relation_filenode(oid)::bigint FROM unnest(%(heaps)s::oid[]) "
+        "SELECT pg_catalog.to_regclass(%(name)s)::oid::bigint, array("
+        "SELECT pg_catalog.pg_relation_filenode(oid)::bigint "
+        "FROM pg_catalog.unnest(%(heaps)s::pg_catalog.oid[]) "
         "WITH ORDINALITY AS heap (oid, position) ORDER BY position)",
         {"name": leaf.name.regclass, "heaps": [heap.oid for heap in leaf.heaps]},
     )[0]

@@ -31,8 +31,8 @@ REFERENCE = ROOT / "docs" / "reference"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ABOVE_TARGETS = frozenset(
     {
-        *("source", "source_connection", "columns", "exclude_columns", "mask"),
-        *("custom_where", "search_path"),
+        *("source", "source_connection", "columns", "exclude_columns"),
+        *("mask", "custom_where", "search_path"),
     }
 )
 _CLASSES = (
