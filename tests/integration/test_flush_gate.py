@@ -16,7 +16,7 @@ from tests.support.tables import MODES, RAW, create_items
 
 pytestmark = pytest.mark.slow
 EVERY_MODE = pytest.mark.parametrize("table", MODES.values(), ids=MODES)
-ASYNCHRONOUS = {"synchronous_commit": "off", "wal_writer_delay": "10s", "autovacuum": "off"}
+ASYNCHRONOUS = {"synchronous_commit": "off", "wal_writer_delay": "5s", "autovacuum": "off"}
 
 
 @pytest.fixture
@@ -82,5 +82,6 @@ def test_a_source_that_writes_no_wal_is_not_published(
     assert result.error.hint == "Look for a stuck disk on the source, then run again."
     assert result.error.retryable
     assert target.execute("SELECT to_regclass(%s)", (RAW,)) == [(None,)]
+    monkeypatch.undo()
     land_one(source, target, MODES["xmin"])
     assert_equal(source, target, MODES["xmin"])
