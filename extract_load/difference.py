@@ -6,8 +6,8 @@ Pure: takes a plan, gives SQL. No ON CONFLICT and no MERGE: both rewrite rows th
 from psycopg2 import sql
 
 from extract_load.config import Deletes, SyncMode
+from extract_load.cursor import cursor_of
 from extract_load.identifiers import TableName, columns_sql
-from extract_load.modes import cursor_of
 from extract_load.table_plan import TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
 
@@ -20,10 +20,19 @@ def is_live(plan: TablePlan, alias: str) -> sql.Composable:
 
 
 def same_key(plan: TablePlan, first: str, second: str) -> sql.Composable:
-    """Returns the condition for two rows to have one key."""
+    """Returns the condition for two rows to have one key: as an index compares it.
+
+    Under the empty path `=` of two citext would be that of text.
+    """
+    columns = [plan.contract.column(name) for name in plan.key]
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(first, name), sql.Identifier(second, name))
-        for name in plan.key
+        sql.SQL("{} OPERATOR({}.{}) {}").format(
+            sql.Identifier(first, column.name),
+            sql.Identifier(column.equality[0]),
+            sql.SQL(column.equality[1]),
+            sql.Identifier(second, column.name),
+        )
+        for column in columns
     )
 
 
@@ -75,31 +84,54 @@ def delete_gone(plan: TablePlan, keys: TableName, loaded_at: str) -> sql.Composa
     )
 
 
-def update_different(plan: TablePlan, loaded_at: str) -> sql.Composable:
+def update_different(plan: TablePlan, table: TableName, loaded_at: str) -> sql.Composable:
     """Returns the statement that updates rows whose record image differs, or that were deleted.
 
-    `*<>` compares bytes (manual, 9.25.6), so 1.0 becomes 1.00.
+    Args:
+        plan: The table's.
+        table: The raw table, or one like it.
+        loaded_at: The publish's own time.
     """
-    names = plan.contract.names
     sets = [
-        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name)) for name in names
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name))
+        for name in plan.contract.names
     ]
     sets.append(sql.SQL("{} = {}").format(sql.Identifier(LOADED_AT), sql.Literal(loaded_at)))
-    differs = sql.SQL("ROW({})::record *<> ROW({})::record").format(
-        columns_sql(names, "t"), columns_sql(names, "s")
-    )
     if plan.has_tombstones:
         sets.append(sql.SQL("{} = NULL").format(sql.Identifier(DELETED_AT)))
-        differs = sql.SQL("({} OR {} IS NOT NULL)").format(differs, sql.Identifier("t", DELETED_AT))
     return sql.SQL(
-        "UPDATE {raw} AS t SET {sets} FROM {scratch} AS s WHERE {match} AND {differs}"
+        "UPDATE {table} AS t SET {sets} FROM {scratch} AS s WHERE {match} AND {differs}"
     ).format(
-        raw=plan.settings.target.sql,
+        table=table.sql,
         sets=sql.SQL(", ").join(sets),
         scratch=plan.scratch.sql,
         match=same_key(plan, "t", "s"),
-        differs=differs,
+        differs=_differs(plan),
     )
+
+
+def move_different(plan: TablePlan, beside: TableName) -> sql.Composable:
+    """Returns the statement that moves such rows, as they are, to a table like the raw table."""
+    return sql.SQL(
+        "WITH moved AS (DELETE FROM {raw} AS t USING {scratch} AS s WHERE {match} AND {differs} "
+        "RETURNING t.*) INSERT INTO {beside} SELECT * FROM moved"
+    ).format(
+        raw=plan.settings.target.sql,
+        scratch=plan.scratch.sql,
+        match=same_key(plan, "t", "s"),
+        differs=_differs(plan),
+        beside=beside.sql,
+    )
+
+
+def _differs(plan: TablePlan) -> sql.Composable:
+    """`*<>` compares bytes (manual, 9.25.6), so 1.0 becomes 1.00."""
+    differs = sql.SQL("ROW({})::record *<> ROW({})::record").format(
+        columns_sql(plan.contract.names, "t"), columns_sql(plan.contract.names, "s")
+    )
+    if not plan.has_tombstones:
+        return differs
+    return sql.SQL("({} OR {} IS NOT NULL)").format(differs, sql.Identifier("t", DELETED_AT))
 
 
 def insert_new(plan: TablePlan, loaded_at: str) -> sql.Composable:
@@ -129,7 +161,5 @@ def late_condition(plan: TablePlan) -> sql.Composable | None:
         return None
     if watermark is None or watermark.cursor_value is None:
         return None
-    name, cursor_type = cursor_of(plan.settings, plan.source)
-    return sql.SQL("{} < {}::{}").format(
-        sql.Identifier("t", name), sql.Literal(watermark.cursor_value), sql.SQL(cursor_type.value)
-    )
+    cursor = cursor_of(plan.settings, plan.source)
+    return cursor.is_below("t", watermark.cursor_value, plan.cut)

@@ -10,30 +10,17 @@ from dataclasses import dataclass
 from psycopg2 import sql
 
 from extract_load import lease, ledger
+from extract_load.apply import Applied, apply_difference
 from extract_load.config import Deletes, SyncMode
 from extract_load.connection import WRITE_CONSISTENT, Session
-from extract_load.deletes import (
-    MISSING_ROWS_CHUNK,
-    Evidence,
-    count_live,
-    guard,
-)
-from extract_load.difference import (
-    delete_gone,
-    insert_new,
-    late_condition,
-    purge_tombstones,
-    remove_ambiguous,
-    update_different,
-)
+from extract_load.cursor import cursor_of
+from extract_load.deletes import MISSING_ROWS_CHUNK, Evidence, count_live
 from extract_load.errors import TargetError, TargetUnavailable, VerificationFailed
 from extract_load.identifiers import TableName
 from extract_load.load import Load, drop_scratch
-from extract_load.modes import MODES, cursor_of
-from extract_load.multiset import delete_surplus, insert_missing
+from extract_load.modes import MODES
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
-from extract_load.watermark import cursor_watermark
 
 
 @dataclass(frozen=True)
@@ -56,14 +43,6 @@ class Publication:
     rows_deleted: int = 0
     rows_unchanged: int = 0
     rows_late: int = 0
-
-
-@dataclass(frozen=True)
-class _Applied:
-    inserted: int = 0
-    updated: int = 0
-    deleted: int = 0
-    late: int = 0
 
 
 def publish(
@@ -92,10 +71,17 @@ def publish(
         loaded_at = _loaded_at(session, plan)
         cursor_value = _cursor_value(session, plan)  # before a first load is given its name
         if plan.publish is Publish.FIRST_LOAD:
-            applied = _Applied(inserted=scratch_rows)
+            applied = Applied(inserted=scratch_rows)
             _name_first_load(session, plan, loaded_at)
         else:
-            applied = _apply(session, plan, facts, loaded_at, allow_deletes=allow_deletes)
+            applied = apply_difference(
+                session,
+                plan,
+                loaded_at,
+                keys=facts.evidence.keys,
+                source_rows=facts.rows,
+                allow_deletes=allow_deletes,
+            )
         _verify_live_rows(session, plan, facts)
         _write_watermark(session, load, loaded_at, cursor_value)
         drop_scratch(session, load)
@@ -244,61 +230,6 @@ def _name_key(session: Session, plan: TablePlan) -> None:
         )
 
 
-# ---------------------------------------------------------------- the difference
-
-
-def _apply(
-    session: Session,
-    plan: TablePlan,
-    facts: SourceFacts,
-    loaded_at: str,
-    *,
-    allow_deletes: bool,
-) -> _Applied:
-    """Deletes the gone, updates what differs, inserts what is new."""
-    deleted = 0
-    if plan.deletes is Deletes.HARD and plan.has_tombstones:
-        session.change(purge_tombstones(plan), doing="delete soft-deleted rows")
-    if facts.evidence.keys is not None or plan.has_ambiguous_rows:
-        live = count_live(session, plan)
-        if plan.has_ambiguous_rows:
-            deleted += session.change(remove_ambiguous(plan), doing="delete rows without a key")
-        if facts.evidence.keys is not None:
-            gone = (
-                delete_gone(plan, facts.evidence.keys, loaded_at)
-                if plan.key
-                else delete_surplus(plan, loaded_at)
-            )
-            deleted += session.change(gone, doing="delete gone rows")
-        if not allow_deletes:
-            rows = _count(session, plan.scratch) if facts.rows is None else facts.rows
-            # Without a key a changed row is one gone and one new: only a net loss is a loss.
-            gone_rows = deleted if plan.key else max(0, live - rows)
-            guard(plan, source_rows=rows, live_rows=live, gone_rows=gone_rows)
-    if not plan.key:
-        missing = insert_missing(plan, loaded_at)
-        return _Applied(session.change(missing, doing="insert missing rows"), deleted=deleted)
-    late = late_condition(plan)
-    updated, late_updated = _changed(session, update_different(plan, loaded_at), late)
-    inserted, late_inserted = _changed(session, insert_new(plan, loaded_at), late)
-    return _Applied(inserted, updated, deleted, late_updated + late_inserted)
-
-
-def _changed(
-    session: Session, statement: sql.Composable, late: sql.Composable | None
-) -> tuple[int, int]:
-    """How many rows a statement changed, and how many of them were late."""
-    doing = "apply the difference"
-    if late is None:
-        return session.change(statement, doing=doing), 0
-    counted = sql.SQL(
-        "WITH moved AS ({} RETURNING {} AS is_late) "
-        "SELECT count(*), count(*) FILTER (WHERE is_late) FROM moved"
-    ).format(statement, late)
-    changed, late_rows = session.execute(counted, doing=doing)[0]
-    return changed, late_rows
-
-
 # ---------------------------------------------------------------- the watermark
 
 
@@ -319,13 +250,13 @@ def _cursor_value(session: Session, plan: TablePlan) -> str | None:
     """The next cursor watermark; None where a baseline held none."""
     if plan.settings.sync_mode is not SyncMode.INCREMENTAL_SYNC:
         return None
-    name, cursor_type = cursor_of(plan.settings, plan.source)
+    cursor = cursor_of(plan.settings, plan.source)
     watermark = plan.target.watermark
     last = None if plan.is_baseline or watermark is None else watermark.cursor_value
-    aggregate = cursor_watermark(name, cursor_type, plan.cut.cut_at, last)
-    query = sql.SQL("SELECT ({})::text FROM {}").format(aggregate, plan.scratch.sql)
-    value: str | None = session.execute(query)[0][0]
-    return value
+    found = session.execute(
+        cursor.newest(plan.scratch.sql, plan.cut, last), doing="find the newest cursor value"
+    )
+    return found[0][0] if found else None
 
 
 def _write_watermark(
@@ -347,7 +278,8 @@ def _write_watermark(
             "fingerprint": plan.fingerprint,
             "lsn": plan.cut.lsn,
             "cursor_value": cursor_value,
-            "xid": plan.cut.xmin if mode.saves_xid else None,
+            "open_for": plan.cut.open_for if cursor_value is not None else None,
+            "xid": plan.cut.xmin if mode.saves_xid(plan.settings) else None,
             "loaded_at": loaded_at,
             "run_id": load.run_id,
         },

@@ -38,6 +38,9 @@ class RawTableFacts:
     """Columns that have a value when an INSERT gives none."""
     key_constraint: str | None = None
     """The name of the primary key."""
+    proved_anew: Sequence[int] = ()
+    """Numbers of columns under a CHECK, or in an index with an expression or a condition: another
+    type reads the table, even where it keeps the rows."""
     key_holders: Sequence[str] = ()
     """What depends on the primary key."""
     readers: Sequence[Readers] = ()
@@ -71,6 +74,29 @@ def read_facts(session: Session, name: TableName, oid: int) -> RawTableFacts:
         key_holders=tuple(holder for (holder,) in holders),
         readers=tuple(Readers(*reader) for reader in readers),
     )
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key of some table that refers to a raw table."""
+
+    name: str
+    table: str
+    """Whose it is, as SQL writes it."""
+    action: str
+    """What it says of deletes: ON DELETE CASCADE."""
+
+    @property
+    def spreads_deletes(self) -> bool:
+        """Whether deleting a row changes rows of that table."""
+        return self.action not in ("ON DELETE NO ACTION", "ON DELETE RESTRICT")
+
+
+def read_foreign_keys(session: Session, name: TableName) -> tuple[ForeignKey, ...]:
+    """Returns the foreign keys that refer to a table."""
+    asked = {"name": name.regclass}
+    rows = session.execute(queries("raw_table")["foreign_keys"], asked, "ask who refers to it")
+    return tuple(ForeignKey(*row) for row in rows)
 
 
 def read_lock_holders(session: Session, name: TableName) -> tuple[str, ...]:

@@ -51,19 +51,19 @@ where run_id = %(run_id)s
 
 -- name: read_watermark
 select
-    target_oid, identity, fingerprint, lsn::text, cursor_value, xid, loaded_at::text
+    target_oid, identity, fingerprint, lsn::text, cursor_value, xid, loaded_at::text, open_for
 from extract_load.watermarks
 where target_schema = %(target_schema)s and target_table = %(target_table)s
 
 -- name: write_watermark
 insert into extract_load.watermarks (
     target_schema, target_table, target_oid, source_connection, source_table, sync_mode,
-    identity, fingerprint, lsn, cursor_value, xid, loaded_at, published_at, run_id
+    identity, fingerprint, lsn, cursor_value, open_for, xid, loaded_at, published_at, run_id
 )
 values (
     %(target_schema)s, %(target_table)s, %(target_oid)s,
     %(source_connection)s, %(source_table)s, %(sync_mode)s,
-    %(identity)s, %(fingerprint)s, %(lsn)s, %(cursor_value)s, %(xid)s,
+    %(identity)s, %(fingerprint)s, %(lsn)s, %(cursor_value)s, %(open_for)s, %(xid)s,
     %(loaded_at)s, clock_timestamp(), %(run_id)s
 )
 on conflict (target_schema, target_table) do update
@@ -76,6 +76,7 @@ set
     fingerprint = excluded.fingerprint,
     lsn = excluded.lsn,
     cursor_value = excluded.cursor_value,
+    open_for = excluded.open_for,
     xid = excluded.xid,
     loaded_at = excluded.loaded_at,
     published_at = excluded.published_at,
@@ -84,7 +85,9 @@ set
 -- name: forget_watermark
 -- Who created the raw table, its OID and when it was published stay known.
 update extract_load.watermarks
-set identity = null, fingerprint = null, lsn = null, cursor_value = null, xid = null
+set
+    identity = null, fingerprint = null, lsn = null, cursor_value = null, open_for = null,
+    xid = null
 where target_schema = %(target_schema)s and target_table = %(target_table)s
 
 -- name: forget_fingerprint

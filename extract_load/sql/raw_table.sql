@@ -39,7 +39,21 @@ select
     ) as filled_by_default,
     (
         select conname::text from pg_constraint where conrelid = class.oid and contype = 'p'
-    ) as key_constraint
+    ) as key_constraint,
+    array(
+        select unnest(conkey)::int from pg_constraint where conrelid = class.oid and contype = 'c'
+        union
+        select dependency.refobjsubid
+        from pg_index as index
+        inner join pg_depend as dependency
+            on dependency.classid = 'pg_class'::regclass
+            and dependency.objid = index.indexrelid
+            and dependency.refclassid = 'pg_class'::regclass
+            and dependency.refobjid = index.indrelid
+        where index.indrelid = class.oid
+            and (index.indpred is not null or index.indexprs is not null)
+        order by 1
+    ) as proved_anew
 from pg_class as class
 where class.oid = %(oid)s
 
@@ -124,6 +138,22 @@ inner join pg_namespace as namespace on namespace.oid = class.relnamespace
 where published.schemaname = namespace.nspname and published.tablename = class.relname
     and (publication.pubupdate or publication.pubdelete) and class.relreplident = 'd'
 order by 1
+
+-- name: foreign_keys
+-- Foreign keys that refer to a table, and what they do when a row of it is deleted.
+select
+    constraint_.conname::text,
+    constraint_.conrelid::regclass::text,
+    'ON DELETE ' || case constraint_.confdeltype
+        when 'a' then 'NO ACTION'
+        when 'r' then 'RESTRICT'
+        when 'c' then 'CASCADE'
+        when 'n' then 'SET NULL'
+        when 'd' then 'SET DEFAULT'
+    end
+from pg_constraint as constraint_
+where constraint_.confrelid = to_regclass(%(name)s) and constraint_.contype = 'f'
+order by constraint_.conrelid::regclass::text, constraint_.conname
 
 -- name: lock_holders
 -- Sessions that hold a lock on a table, for people.
