@@ -308,7 +308,7 @@ def test_a_path_is_a_list_or_a_text(written: Any, meant: tuple[str, ...]) -> Non
     assert settings({**FULL, "search_path": written}).tables[0].search_path == meant
 
 
-@pytest.mark.parametrize("written", ["", "a b", "a,,b", 5, [5], "pg_temp", "public, pg_catalog", ["x" * 64]])
+@pytest.mark.parametrize("written", ["", "a b", "a,,b", 5, [5], "pg_temp", ["x" * 64]])
 def test_a_path_that_is_none_is_a_problem(tmp_path: Any, written: Any) -> None:
     path = write_settings(tmp_path / "t.yml", {**FULL, "target": RAW, "search_path": written})
     done = extract_load("plan", "--config", str(path))
