@@ -218,3 +218,18 @@ def test_rows_leave_and_enter_custom_where(source: Database, target: Database) -
     changed = land_one(source, target, {**table, "custom_where": "code LIKE 'A%'"})
     assert changed.baseline
     assert_equal(source, target, {**table, "custom_where": "code LIKE 'A%'"})
+
+
+def test_a_reg_type_is_written_as_the_declared_path_shows_it(
+    source: Database, target: Database
+) -> None:
+    source.execute(
+        "CREATE TABLE public.t (id int PRIMARY KEY, v regclass);"
+        "INSERT INTO public.t VALUES (1, 'public.t'), (2, 'pg_class'), (3, 4294967295)"
+    )
+    found = "SELECT v FROM raw_data.digitalocean_t ORDER BY id"
+    land_one(source, target, TABLE)
+    assert target.execute(found) == [("t",), ("pg_class",), ("4294967295",)]
+
+    land_one(source, target, {**TABLE, "search_path": ["pg_catalog"]})
+    assert target.execute(found) == [("public.t",), ("pg_class",), ("4294967295",)]

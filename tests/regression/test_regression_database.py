@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from psycopg2 import sql
 
+from extract_load.config import DEFAULT_SEARCH_PATH
 from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.digests import Value, row_digest
 from extract_load.report import TableResult
 from extract_load.runner import run
+from extract_load.snapshot import use_path
 from tests.support.landing import _session, environment, settings
 from tests.support.servers import Database
 
@@ -52,6 +54,7 @@ def digests(
         sql.Identifier(schema, name),
     )
     with session.transaction(READ_CONSISTENT):
+        use_path(session, DEFAULT_SEARCH_PATH)  # some views call functions of public
         return Counter(bytes(digest) for (digest,) in session.execute(query))
 
 
