@@ -78,6 +78,7 @@ def test_a_text_is_the_same_in_every_encoding(
         assert digest(source, ("'한글'", type_)) == digest(other, ("'한글'", type_))
 
 
+@pytest.mark.slow
 def test_values_of_megabytes_are_hashed_by_themselves(source: Database) -> None:
     """Five of 100 MB in one text would be more than PostgreSQL can hold."""
     value = ("repeat('x', 100000000)", "text")
