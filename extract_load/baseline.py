@@ -30,6 +30,7 @@ def _why_not_after(watermark: Watermark, cut: ServerCut, fingerprint: Fingerprin
     parts = shared_changes(watermark.fingerprint, fingerprint)
     reasons = {
         "the watermark was reset": watermark.identity is None,
+        "the raw table was altered, and not published since": watermark.fingerprint is None,
         "the source is another server, timeline or database": watermark.identity != cut.identity,
         "the source was restored to an earlier point": is_overtaken(cut, watermark),
         "the source's transaction ids went back": cut.xmax < (watermark.xid or 0),

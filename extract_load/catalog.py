@@ -1,9 +1,11 @@
 """What a server and a table are, read from the catalog in the caller's transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
+from extract_load.config import DEFAULT_SEARCH_PATH
 from extract_load.connection import Session
 from extract_load.identifiers import TableName
 from extract_load.sql import queries
@@ -31,6 +33,15 @@ class ServerCut:
     earlier_lsn: str
     """The same just before the snapshot: it shows everything earlier. A run that stalls between
     the two must not take an old snapshot for a young one."""
+    encoding: str = "UTF8"
+    """In whose bytes the server compares texts under collation "C"."""
+    mask_salt_digest: str | None = None
+    """Tells one salt of the connection from another, and not what it is."""
+    open_for: timedelta | None = None
+    """How long the oldest transaction that the snapshot may not see ended had run; None where
+    that cannot be told."""
+    open_unknown: str = ""
+    """Why there may be older ones, for people."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -61,11 +72,15 @@ class TypeDefinition:
     """Of an enum, in its order."""
     attributes: Sequence[str] = ()
     """Of a composite: name and type."""
+    extension: str | None = None
+    """The extension it belongs to."""
+    plain_text: str = ""
+    """As SQL writes it, without a modifier."""
 
     @property
     def is_builtin(self) -> bool:
-        """Whether every PostgreSQL server has it."""
-        return self.schema == "pg_catalog"
+        """Whether it comes with PostgreSQL itself."""
+        return self.schema == "pg_catalog" and self.extension is None
 
 
 @dataclass(frozen=True)
@@ -115,6 +130,8 @@ class Leaf:
     heap_bytes: int
     table_bytes: int
     """Heap and TOAST."""
+    search_path: tuple[str, ...] = DEFAULT_SEARCH_PATH
+    """Where a custom_where over it finds its functions and operators."""
 
     @property
     def has_row_versions(self) -> bool:
@@ -145,6 +162,8 @@ class TableSchema:
     block_bytes: int = 8192
     leaves: tuple[Leaf, ...] = ()
     """What a source table is read from; a raw table is not read so."""
+    byte_ordered_columns: frozenset[str] = frozenset()
+    """Columns that an index begins with: the texts it keeps under collation "C"."""
     children: tuple[str, ...] = ()
     """Tables that inherit from it and are landed by themselves, with their rows, for people."""
 
@@ -178,7 +197,12 @@ def read_server_cut(session: Session, earlier_lsn: str) -> ServerCut:
         earlier_lsn: The WAL position before that transaction began.
     """
     row = session.execute(queries("catalog")["server"], doing="read the server's identity")[0]
-    return ServerCut(*(*row, earlier_lsn))
+    *facts, encoding = row
+    return replace(
+        ServerCut(*(*facts, earlier_lsn)),
+        encoding=encoding,
+        mask_salt_digest=session.parameters.mask_salt_digest,
+    )
 
 
 def read_table(session: Session, name: TableName) -> TableSchema | None:
@@ -192,6 +216,7 @@ def read_table(session: Session, name: TableName) -> TableSchema | None:
     oid, kind, rows, heap_bytes, table_bytes, block_bytes = found[0]
     named = {"oid": oid}
     keys = session.execute(queries("catalog")["unique_keys"], named, doing)
+    leading = session.execute(queries("catalog")["leading_index_columns"], named, doing)
     return TableSchema(
         name=name,
         oid=oid,
@@ -200,12 +225,8 @@ def read_table(session: Session, name: TableName) -> TableSchema | None:
         types=_types(session, named, doing),
         unique_keys=tuple(tuple(columns) for _, is_immediate, columns in keys if is_immediate),
         primary_key=next((tuple(columns) for is_primary, _, columns in keys if is_primary), ()),
-        indexed_columns=frozenset(
-            column
-            for (column,) in session.execute(
-                queries("catalog")["leading_index_columns"], named, doing
-            )
-        ),
+        indexed_columns=frozenset(column for column, _ in leading),
+        byte_ordered_columns=frozenset(column for column, is_bytes in leading if is_bytes),
         estimated_rows=rows,
         heap_bytes=heap_bytes,
         table_bytes=table_bytes,

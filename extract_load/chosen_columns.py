@@ -40,7 +40,15 @@ def landed_columns(
     """
     _require_columns(settings, source, "columns", settings.columns)
     _require_columns(settings, source, "exclude_columns", settings.exclude_columns)
+    _require_columns(settings, source, "mask", tuple(name for name, _ in settings.mask))
     kept = {*key, settings.incremental_field}
+    masked = [name for name, _ in settings.mask if name in kept]
+    if masked:
+        raise SchemaMismatch(
+            f'"{masked[0]}" of "{settings.source}" is masked, and rows are told apart by it',
+            f"The key is ({', '.join(key)}).",
+            'Leave the column out of "mask", or name another key with "primary_key".',
+        )
     wanted = set(settings.columns) or set(source.column_names) - set(settings.exclude_columns)
     return tuple(name for name in source.column_names if name in wanted | kept)
 

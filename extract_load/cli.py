@@ -221,6 +221,7 @@ def run(**options: Any) -> int:
 def plan(**options: Any) -> int:
     """Shows what a run would do. Creates nothing, reads no row."""
     from extract_load import runner
+    from extract_load.dbt_models import read_models
     from extract_load.landing import LandingOptions
     from extract_load.plan_report import plan_as_dict, plans_as_text
     from extract_load.selection import require_cursor, resolve_all, select_tables
@@ -238,10 +239,11 @@ def plan(**options: Any) -> int:
     planned = runner.Run(
         settings, tables, connections, runner.RunOptions(landing=landing)
     ).plan_all()
+    models = {} if options["config"] else read_models(options["project_dir"])
     _print(
         options,
-        {"tables": [plan_as_dict(table) for table in planned]},
-        lambda: plans_as_text(planned),
+        {"tables": [plan_as_dict(table, models) for table in planned]},
+        lambda: plans_as_text(planned, models),
     )
     return 1 if any(table.error for table in planned) else 0
 

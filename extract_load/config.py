@@ -59,6 +59,15 @@ class Verify(StrEnum):
     """Nothing beyond what the chunks themselves prove."""
 
 
+class Mask(StrEnum):
+    """What becomes of a value that may not leave the source."""
+
+    SHA256 = "sha256"
+    """The hash, in hex, over the connection's `mask_salt` and the value's text."""
+    NULL = "null"
+    """NULL."""
+
+
 class CursorType(StrEnum):
     """What a cursor column holds."""
 
@@ -68,12 +77,31 @@ class CursorType(StrEnum):
     INTEGER = "integer"
     BIGINT = "bigint"
     NUMERIC = "numeric"
+    UUID = "uuid"
+    """Of version 7: it begins with the time."""
+    TEXT = "text"
+    """Compared byte by byte."""
+    YYYYMMDD = "yyyymmdd"
+    """A day in eight digits, as text or as a number."""
+
+
+class LateRows(StrEnum):
+    """How incremental_sync finds rows committed after a newer cursor was published."""
+
+    LOOKBACK = "lookback"
+    """By reading again a little below the watermark."""
+    XMIN = "xmin"
+    """Also by the transactions that wrote them: none is missed, but each run reads the table."""
 
 
 _DURATION = re.compile(
     r"\s*(?P<amount>\d+(?:\.\d+)?)\s*"
     r"(?P<unit>s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)\s*",
     re.IGNORECASE,
+)
+_SCHEMA_NAME = re.compile(r'"(?:[^"]|"")+"|[^",\s]+')
+_SCHEMA_NAMES = re.compile(
+    rf"\s*(?:{_SCHEMA_NAME.pattern})(?:\s*,\s*(?:{_SCHEMA_NAME.pattern}))*\s*"
 )
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -99,6 +127,26 @@ def parse_duration(value: object) -> timedelta:
     return timedelta(seconds=float(match["amount"]) * _UNIT_SECONDS[match["unit"][0].lower()])
 
 
+DEFAULT_SEARCH_PATH = ("pg_catalog", "public")
+"""Where a custom_where finds its functions, operators and types unless its table says so."""
+
+
+def _schema_names(value: object) -> tuple[str, ...]:
+    """A list, or names joined by commas; as in SQL a name may stand in double quotes."""
+    names = _SCHEMA_NAME.findall(value) if isinstance(value, str) else value
+    if isinstance(value, str) and _SCHEMA_NAMES.fullmatch(value) is None:
+        names = None
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        msg = f"{value!r} is neither a list of schemas nor such names joined by commas"
+        raise ValueError(msg)
+    if isinstance(value, str):
+        names = [name[1:-1].replace('""', '"') if name[0] == '"' else name for name in names]
+    if "pg_temp" in names:
+        msg = "pg_temp is a session's own schema; every session reads the same"
+        raise ValueError(msg)
+    return tuple(check_name(name) for name in names)
+
+
 def _table_name(value: object) -> TableName:
     if isinstance(value, TableName):
         return value
@@ -114,6 +162,20 @@ def _column_names(value: object) -> tuple[str, ...]:
         msg = "a column is named twice"
         raise ValueError(msg)
     return tuple(check_name(name) for name in names)
+
+
+def _masks(value: object) -> tuple[tuple[str, Mask], ...]:
+    if isinstance(value, tuple):
+        return value
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        msg = f"{value!r} is no mapping of column names to sha256 or null"
+        raise ValueError(msg)
+    masks = {name: Mask.NULL if mask is None else mask for name, mask in value.items()}
+    for name, mask in masks.items():
+        if mask not in list(Mask):
+            msg = f'{mask!r} is no mask for "{name}"; known: {", ".join(Mask)}'
+            raise ValueError(msg)
+    return tuple((check_name(name), Mask(mask)) for name, mask in sorted(masks.items()))
 
 
 def _lookback(value: object) -> timedelta | float:
@@ -132,9 +194,16 @@ Table = Annotated[TableName, BeforeValidator(_table_name, json_schema_input_type
 Columns = Annotated[
     tuple[str, ...], BeforeValidator(_column_names, json_schema_input_type=str | list[str])
 ]
+Masks = Annotated[
+    tuple[tuple[str, Mask], ...],
+    BeforeValidator(_masks, json_schema_input_type=dict[str, Mask | None]),
+]
 Where = Annotated[Predicate, BeforeValidator(_predicate, json_schema_input_type=str)]
 Lookback = Annotated[
     timedelta | float, BeforeValidator(_lookback, json_schema_input_type=str | float)
+]
+Schemas = Annotated[
+    tuple[str, ...], BeforeValidator(_schema_names, json_schema_input_type=str | list[str])
 ]
 ConnectionId = Annotated[str, Field(min_length=1)]
 _STRICT_KEYS = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -192,16 +261,22 @@ class TableSettings:
     """MiB. Accepted, without effect yet: the pipe bounds what is read ahead."""
     custom_where: Where | None = None
     """Only rows for which this SQL expression is true belong to the table."""
+    search_path: Schemas = DEFAULT_SEARCH_PATH
+    """Schemas of the source in which custom_where finds its functions, operators and types."""
     columns: Columns = ()
     """Columns to land; default: all. Key and cursor are always landed."""
     exclude_columns: Columns = ()
     """Columns not to land. Key and cursor are always landed."""
+    mask: Masks = ()
+    """Columns whose values may not leave the source, each with `sha256` or `null`."""
     deletes: Deletes | None = None
     """What becomes of rows that left the source; the default depends on the sync mode."""
     max_delete_ratio: Annotated[float, Field(ge=0, le=1)] = 0.3
     """A publish that would delete more of the live rows than this, and more than 20, fails."""
     lookback: Lookback | None = None
     """How far below the watermark incremental_sync reads again: time, or a number."""
+    late_rows: LateRows = LateRows.LOOKBACK
+    """How incremental_sync finds rows committed after a newer cursor was published."""
     schema_change: SchemaPolicy = SchemaPolicy.EVOLVE
     """What becomes of the raw table when the source's columns change."""
     verify: Verify = Verify.COUNT
@@ -275,9 +350,7 @@ class Settings:
 NOT_BUILT_KEYS = frozenset(
     {
         "distributed",
-        "late_rows",
         "ledger_retention",
-        "mask",
         "max_active_sessions",
         "max_replica_lag",
         "snapshot_max_age",

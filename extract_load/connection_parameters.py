@@ -4,6 +4,7 @@ First hit wins: what the caller's resolver knows, `AIRFLOW_CONN_<ID>` in Airflow
 form, the `POSTGRES_*` variables for the ids they describe. There is no default host or password.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,15 @@ class ConnectionParameters:
     port: int = DEFAULT_PORT
     tls: tuple[tuple[str, str], ...] = ()
     """libpq's sslmode, sslrootcert, sslcert and sslkey, where given."""
+    mask_salt: str = field(repr=False, default="")
+    """What masked values are hashed with; as secret as the password."""
+
+    @property
+    def mask_salt_digest(self) -> str | None:
+        """Tells one salt from another: 32 bits, from which it cannot be found; None without one."""
+        if not self.mask_salt:
+            return None
+        return hashlib.sha256(f"digest of {self.mask_salt}".encode()).hexdigest()[:8]
 
     @property
     def sslmode(self) -> str:
@@ -120,6 +130,7 @@ def connection_from_airflow(conn_id: str, fields: Mapping[str, Any]) -> Connecti
             password=fields.get("password") or "",
             port=int(fields.get("port") or DEFAULT_PORT),
             tls=tuple((key, str(extra[key])) for key in _TLS_EXTRAS if extra.get(key)),
+            mask_salt=str(extra.get("mask_salt") or ""),
         )
     except (ValueError, AttributeError, TypeError):
         # The cause would print the fields, and the password is one of them.

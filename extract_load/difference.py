@@ -6,8 +6,8 @@ Pure: takes a plan, gives SQL. No ON CONFLICT and no MERGE: both rewrite rows th
 from psycopg2 import sql
 
 from extract_load.config import Deletes, SyncMode
+from extract_load.cursor import cursor_of
 from extract_load.identifiers import TableName, columns_sql
-from extract_load.modes import cursor_of
 from extract_load.table_plan import TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
 
@@ -20,10 +20,19 @@ def is_live(plan: TablePlan, alias: str) -> sql.Composable:
 
 
 def same_key(plan: TablePlan, first: str, second: str) -> sql.Composable:
-    """Returns the condition for two rows to have one key."""
+    """Returns the condition for two rows to have one key: as an index compares it.
+
+    Under the empty path `=` of two citext would be that of text.
+    """
+    columns = [plan.contract.column(name) for name in plan.key]
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(first, name), sql.Identifier(second, name))
-        for name in plan.key
+        sql.SQL("{} OPERATOR({}.{}) {}").format(
+            sql.Identifier(first, column.name),
+            sql.Identifier(column.equality[0]),
+            sql.SQL(column.equality[1]),
+            sql.Identifier(second, column.name),
+        )
+        for column in columns
     )
 
 
@@ -162,7 +171,5 @@ def late_condition(plan: TablePlan) -> sql.Composable | None:
         return None
     if watermark is None or watermark.cursor_value is None:
         return None
-    name, cursor_type = cursor_of(plan.settings, plan.source)
-    return sql.SQL("{} < {}::{}").format(
-        sql.Identifier("t", name), sql.Literal(watermark.cursor_value), sql.SQL(cursor_type.value)
-    )
+    cursor = cursor_of(plan.settings, plan.source)
+    return cursor.is_below("t", watermark.cursor_value, plan.cut)

@@ -11,7 +11,13 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from extract_load import lease, ledger, log
 from extract_load.connection import Session
 from extract_load.ddl import Ddl
-from extract_load.errors import ExtractLoadError, TargetError, TargetUnavailable
+from extract_load.errors import (
+    ExtractLoadError,
+    LeaseHeld,
+    SchemaMismatch,
+    TargetError,
+    TargetUnavailable,
+)
 from extract_load.load import Load
 from extract_load.raw_table import read_lock_holders
 from extract_load.retry import LOCK_NOT_AVAILABLE
@@ -24,6 +30,9 @@ LOCK_TIMEOUT_MS = 100
 LOCK_LIMIT_SECONDS = 30.0
 _PAUSE_SECONDS = (0.1, 0.5)
 """Between two times, at random: readers that queued go first."""
+
+_NO_CAST = ("22", "42846")
+"""SQLSTATEs: a value, or a whole type, that has no form in another type."""
 
 logger = log.get_logger(__name__)
 
@@ -42,20 +51,27 @@ def evolve(session: Session, load: Load, look: Callable[[], TargetState]) -> Non
     Raises:
         TargetUnavailable: If no moment without other sessions came within 30 seconds, or somebody
             else altered the table since the plan.
+        SchemaMismatch: If values that are there have no form in a column's new type.
         LeaseHeld: If another run took the lease over.
     """
     change = load.plan.schema_change
     if not change.before:
         return
+    # In one piece: the exclusive lock lasts one round trip and the COMMIT.
+    statements = sql.SQL("; ").join(ddl.statement for ddl in change.before)
 
     def alter() -> None:
         _require_planned(load.plan, look())
-        for ddl in change.before:
-            session.execute(ddl.statement, doing=ddl.said)
         if change.baseline_reason is not None:
             ledger.forget_fingerprint(session, load.target)
+        session.execute(statements, doing=f'alter "{load.target}"')
 
-    _in_a_moment(session, load, alter)
+    try:
+        _in_a_moment(session, load, alter)
+    except TargetError as error:
+        if (error.sqlstate or "").startswith(_NO_CAST):
+            raise _not_castable(load.plan, error) from error
+        raise
     _tell(change.before)
 
 
@@ -68,7 +84,7 @@ def follow_up(session: Session, load: Load) -> None:
         alter = partial(session.execute, ddl.statement, doing=ddl.said)
         try:
             _in_a_moment(session, load, alter)
-        except TargetError as error:
+        except (TargetError, LeaseHeld) as error:
             logger.warning("not altered", extra={"ddl": ddl.said, "why": error.detail})
         else:
             _tell((ddl,))
@@ -98,15 +114,26 @@ def _require_planned(plan: TablePlan, now: TargetState) -> None:
         )
 
 
+def _not_castable(plan: TablePlan, error: TargetError) -> SchemaMismatch:
+    altered = "; ".join(ddl.said for ddl in plan.schema_change.before)
+    return SchemaMismatch(
+        f'"{plan.settings.target}" in target "{plan.settings.target_connection}" holds values '
+        "that no cast brings into their column's new type",
+        f"{error.detail} In: {altered}. Nothing was changed.",
+        "Drop that column from the raw table and run again: it is added at the end, and filled "
+        "from the source.",
+    )
+
+
 def _in_a_moment(session: Session, load: Load, alter: Callable[[], object]) -> None:
-    """Does something in a transaction that has the table for itself."""
+    """Does something in a transaction that keeps other DDL out; readers wait for its own only."""
     target, started = load.target, time.monotonic()
 
     def once() -> None:
         with session.transaction(settings={"lock_timeout": f"{LOCK_TIMEOUT_MS}ms"}):
             lease.hold(session, load.lease)
             session.execute(
-                sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(target.sql),
+                sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(target.sql),
                 doing=f'lock "{target}"',
             )
             alter()

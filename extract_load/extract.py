@@ -6,26 +6,17 @@ from psycopg2 import sql
 
 from extract_load.catalog import Leaf, TableSchema
 from extract_load.chunking import BlockRange, Chunk
-from extract_load.config import CursorType, TableSettings
+from extract_load.config import CursorType, SyncMode, TableSettings
 from extract_load.connection import Session
-from extract_load.errors import ConfigError, SourceError
+from extract_load.cursor import cursor_of
+from extract_load.cursor_values import is_uuid
+from extract_load.errors import ConfigError, SchemaMismatch, SourceError
 from extract_load.identifiers import columns_sql
-from extract_load.modes import cursor_of
 from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
-from extract_load.watermark import lower_of
 
 _NO_VALUE = "22"
 """The SQLSTATE class of a text that is no value of its type."""
-
-_SINCE_EXAMPLES: dict[CursorType, str] = {
-    CursorType.TIMESTAMP: "2026-01-31 06:00",
-    CursorType.TIMESTAMPTZ: "2026-01-31 06:00+00",
-    CursorType.DATE: "2026-01-31",
-    CursorType.INTEGER: "1000",
-    CursorType.BIGINT: "1000",
-    CursorType.NUMERIC: "1000.5",
-}
 
 
 @dataclass(frozen=True)
@@ -142,14 +133,16 @@ def read_since(session: Session, table: TableSettings, schema: TableSchema, sinc
         ConfigError: If it is no value of the cursor's type.
         SchemaMismatch: If the table has no such cursor.
     """
-    name, cursor_type = cursor_of(table, schema)
-    query = sql.SQL("SELECT {}::{}::text").format(sql.Literal(since), sql.SQL(cursor_type.value))
+    cursor = cursor_of(table, schema)
+    values = cursor.values
+    asked_as = "uuid" if cursor.type is CursorType.UUID and is_uuid(since) else values.asked_as
+    query = sql.SQL("SELECT {}::{}::text").format(sql.Literal(since), sql.SQL(asked_as))
 
     def refused(said: str) -> ConfigError:
         return ConfigError(
-            f'since "{since}" cannot bound cursor "{name}" of "{table.source}"',
-            f"The cursor is {cursor_type}. {said} Nothing was read.",
-            f'Write "since" like {_SINCE_EXAMPLES[cursor_type]}; a full refresh reads all rows.',
+            f'since "{since}" cannot bound cursor "{cursor.name}" of "{table.source}"',
+            f"The cursor is {cursor.type}. {said} Nothing was read.",
+            f'Write "since" like {values.example}; a full refresh reads all rows.',
         )
 
     try:
@@ -159,10 +152,11 @@ def read_since(session: Session, table: TableSettings, schema: TableSchema, sinc
             raise refused(exc.detail + ".") from exc
         raise
     try:
-        lower_of(read, read, cursor_type)
-    except ValueError as exc:
+        bound = values.from_asked(read)
+        values.rank(bound)
+    except (ValueError, OverflowError) as exc:
         raise refused(f'The source reads it as "{read}".') from exc
-    return read
+    return bound
 
 
 def require_boolean(session: Session, plan: TablePlan) -> None:
@@ -177,6 +171,34 @@ def require_boolean(session: Session, plan: TablePlan) -> None:
         plan.settings.source.sql, plan.belongs
     )
     session.execute(query, doing=f'use custom_where of "{plan.settings.source}"')
+
+
+def require_regular_cursor(source: SourceSnapshot, plan: TablePlan) -> None:
+    """Proves, before a row is landed, that a cursor's values compare as they are declared.
+
+    Raises:
+        SchemaMismatch: If one does not; it is named.
+    """
+    if plan.settings.sync_mode is not SyncMode.INCREMENTAL_SYNC:
+        return
+    cursor = cursor_of(plan.settings, plan.source)
+    irregular = cursor.irregular()
+    if irregular is None:
+        return
+    for leaf in plan.source.leaves:
+        query = sql.SQL("SELECT {}::pg_catalog.text FROM {} WHERE {} AND {} LIMIT 1").format(
+            sql.Identifier(cursor.name), from_leaf(plan, leaf), plan.belongs, irregular
+        )
+        with source.reading(leaf) as reader:
+            found = reader.execute(query, doing=f'look at the cursor of "{leaf.name}"')
+        if found:
+            raise SchemaMismatch(
+                f'column "{cursor.name}" of "{plan.settings.source}" is no {cursor.type}',
+                f'A row has "{found[0][0]}"; only eight digits are in the order of days. '
+                "Nothing was read.",
+                f'Mend the rows, set "incremental_field_type" to {cursor.plain_type}, or leave '
+                'them out with "custom_where".',
+            )
 
 
 def _predicate(plan: TablePlan, chunk: Chunk) -> sql.Composable:

@@ -9,7 +9,8 @@ from typing import Any
 
 from extract_load.catalog import Column, Leaf, TableSchema
 from extract_load.chosen_columns import key_of, landed_columns
-from extract_load.config import SyncMode, TableSettings
+from extract_load.config import DEFAULT_SEARCH_PATH, CursorType, Mask, SyncMode, TableSettings
+from extract_load.kept_types import ServerPair
 from extract_load.type_contract import TypeContract, make_contract
 
 Fingerprint = dict[str, Any]
@@ -19,19 +20,42 @@ LEAVES = "leaves"
 """The part with a digest for each leaf; the others hold for all of them."""
 
 
-def fingerprint_of(settings: TableSettings, source: TableSchema) -> Fingerprint:
+def fingerprint_of(
+    settings: TableSettings, source: TableSchema, servers: ServerPair
+) -> Fingerprint:
     """Returns what the content of rows depends on beside their xmin.
+
+    Args:
+        settings: The table's.
+        source: The source table.
+        servers: What both sides are.
 
     Raises:
         SchemaMismatch: If the table no longer has a column that the settings name.
     """
     key = key_of(settings, source)
-    contract = make_contract(source, landed_columns(settings, source, key), key)
-    return make_fingerprint(settings, source, contract, key)
+    contract = contract_of(settings, source, key, servers)
+    return make_fingerprint(settings, source, contract, key, servers)
+
+
+def contract_of(
+    settings: TableSettings, source: TableSchema, key: tuple[str, ...], servers: ServerPair
+) -> TypeContract:
+    """Returns what the columns that the settings choose become.
+
+    Raises:
+        SchemaMismatch: If columns do not fit the settings, or a raw table.
+    """
+    landed = landed_columns(settings, source, key)
+    return make_contract(source, landed, key, servers, dict(settings.mask))
 
 
 def make_fingerprint(
-    settings: TableSettings, source: TableSchema, contract: TypeContract, key: tuple[str, ...]
+    settings: TableSettings,
+    source: TableSchema,
+    contract: TypeContract,
+    key: tuple[str, ...],
+    servers: ServerPair,
 ) -> Fingerprint:
     """Returns everything that changes what is read without a new xmin on any row.
 
@@ -48,11 +72,27 @@ def make_fingerprint(
             if type_.labels or type_.attributes
         },
         "raw_types": [column.target_type for column in contract.columns],
+        "mask": _masks(settings, servers),
         "key": list(key),
-        "custom_where": settings.custom_where.sql if settings.custom_where else None,
-        "cursor": settings.incremental_field if is_incremental else None,
+        "custom_where": _predicate_facts(settings),
+        "cursor": _cursor_facts(settings) if is_incremental else None,
         LEAVES: {str(leaf.oid): _leaf_digest(leaf, contract) for leaf in source.leaves},
     }
+
+
+def _predicate_facts(settings: TableSettings) -> str | list[str] | None:
+    if settings.custom_where is None:
+        return None
+    is_usual = settings.search_path == DEFAULT_SEARCH_PATH
+    written = settings.custom_where.sql
+    return written if is_usual else [written, *settings.search_path]
+
+
+def _cursor_facts(settings: TableSettings) -> str | list[str | None] | None:
+    """Days in digits are the one kind that a column's type does not tell."""
+    if settings.incremental_field_type is CursorType.YYYYMMDD:
+        return [settings.incremental_field, CursorType.YYYYMMDD.value]
+    return settings.incremental_field
 
 
 def shared_changes(saved: Fingerprint | None, now: Fingerprint) -> list[str]:
@@ -87,9 +127,22 @@ def is_altered(read: Fingerprint, now: Fingerprint) -> bool:
     )
 
 
+def _masks(settings: TableSettings, servers: ServerPair) -> dict[str, list[str | None]] | None:
+    """Another salt makes other hashes; only its digest is kept."""
+    return {
+        name: [mask.value, servers.mask_salt_digest if mask is Mask.SHA256 else None]
+        for name, mask in settings.mask
+    } or None
+
+
 def saved_columns(fingerprint: Fingerprint | None) -> dict[int, str]:
     """Returns the names of the source's columns that a fingerprint was made of, by number."""
     return {number: name for number, name, *_ in (fingerprint or {}).get("columns", ())}
+
+
+def saved_table(fingerprint: Fingerprint | None) -> int | None:
+    """Returns the OID of the source table that a fingerprint was made of."""
+    return (fingerprint or {}).get("table_oid")
 
 
 def saved_key(fingerprint: Fingerprint | None) -> tuple[str, ...]:

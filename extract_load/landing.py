@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from extract_load import lease, ledger, log
 from extract_load.baseline import is_overtaken
@@ -20,16 +20,25 @@ from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
 from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
 from extract_load.evolution import evolve, follow_up
-from extract_load.extract import count_rows, read_since, require_boolean
+from extract_load.extract import (
+    count_rows,
+    read_since,
+    require_boolean,
+    require_regular_cursor,
+)
 from extract_load.fingerprint import fingerprint_of, is_altered
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
 from extract_load.planner import plan_table
+from extract_load.predicate_judge import judge_predicate
+from extract_load.predicate_time import at_moment
 from extract_load.publish import Publication, SourceFacts, publish
 from extract_load.raw_table import NO_FACTS, read_facts
 from extract_load.retry import attempt
-from extract_load.snapshot import SourceSnapshot
+from extract_load.snapshot import SourceSnapshot, use_path
 from extract_load.stream import CopyStats
 from extract_load.table_plan import PlanOptions, TablePlan, TargetState
+from extract_load.target_types import read_target_types
+from extract_load.wide_rows import naming_wide_columns
 
 PUBLISH_ATTEMPTS = 5
 """A publish is tried again when another transaction changed the same rows (40001)."""
@@ -159,17 +168,18 @@ class Landing:
         facts = self._source_facts(session, load)
         self._require_same_source(plan)
         self._source.wait_flushed()
-        publication = attempt(
-            lambda: publish(
-                session,
-                load,
-                facts,
-                allow_deletes=options.allow_deletes,
-                prove=proof_of(plan, self._source),
-            ),
-            attempts=PUBLISH_ATTEMPTS,
-            on_retry=self._on_retry,
-        )
+        with naming_wide_columns(plan):
+            publication = attempt(
+                lambda: publish(
+                    session,
+                    load,
+                    facts,
+                    allow_deletes=options.allow_deletes,
+                    prove=proof_of(plan, self._source),
+                ),
+                attempts=PUBLISH_ATTEMPTS,
+                on_retry=self._on_retry,
+            )
         follow_up(session, load)
         if options.after_publish is not None:
             options.after_publish(self._source, plan, session, publication)
@@ -209,7 +219,9 @@ class Landing:
         """
         now = self._source.table_now(plan.settings.source)
         try:
-            is_same = not is_altered(plan.fingerprint, fingerprint_of(plan.settings, now))
+            is_same = not is_altered(
+                plan.fingerprint, fingerprint_of(plan.settings, now, plan.servers)
+            )
         except SchemaMismatch:  # a column the settings name is gone
             is_same = False
         if not is_same:
@@ -249,7 +261,7 @@ class Landing:
 
     def _load_chunk(self, load: Load, chunk: Chunk, progress: Progress) -> None:
         def once() -> CopyStats | None:
-            with self._worker_session() as session:
+            with naming_wide_columns(load.plan), self._worker_session() as session:
                 return load_chunk(session, self._source, load, chunk)
 
         started = time.monotonic()
@@ -332,6 +344,11 @@ def plan_in(
 ) -> TablePlan:
     """Returns the plan for a table whose target was looked at before. Arguments as above."""
     schema = source.table(table.source)
+    leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)
+    schema = replace(schema, leaves=leaves)
+    if table.custom_where is not None:
+        table = replace(table, custom_where=at_moment(table.custom_where, source.cut.cut_at))
+        judge_predicate(source, table, schema)
     since = options.since
     if since is not None and table.sync_mode is SyncMode.INCREMENTAL_SYNC:
         with source.reader() as reader:
@@ -339,7 +356,9 @@ def plan_in(
     asked = PlanOptions(options.full_refresh, since, options.allow_rewrite)
     plan = plan_table(table, schema, source.cut, state, asked)
     with source.looking() as reader:
+        use_path(reader, table.search_path)
         require_boolean(reader, plan)
+    require_regular_cursor(source, plan)
     return plan
 
 
@@ -351,4 +370,5 @@ def read_target_state(session: Session, table: TableSettings) -> TargetState:
         raw=raw,
         watermark=ledger.read_watermark(session, table.target) if has_ledger else None,
         facts=read_facts(session, table.target, raw.oid) if raw else NO_FACTS,
+        types=read_target_types(session),
     )

@@ -9,18 +9,12 @@ from typing import Protocol
 from psycopg2 import sql
 
 from extract_load.catalog import ServerCut, TableSchema
-from extract_load.config import CursorType, SyncMode, TableSettings
-from extract_load.errors import SchemaMismatch
-from extract_load.watermark import (
-    Watermark,
-    Window,
-    cursor_low,
-    cursor_predicate,
-    cursor_type_of,
-    lower_of,
-    xmin_predicate,
-    xmin_window,
-)
+from extract_load.config import LateRows, SyncMode, TableSettings
+from extract_load.cursor import cursor_of
+from extract_load.watermark import Watermark, Window, xmin_predicate, xmin_window
+
+NO_SNAPSHOT = "no snapshot is published yet"
+WIDE_WINDOW = "the window spans 2^32 transactions or more"
 
 
 @dataclass(frozen=True)
@@ -39,12 +33,15 @@ class Reading:
 class Mode(Protocol):
     """What a sync mode decides."""
 
-    saves_xid: bool
-    """Whether its publish makes the raw table complete up to the snapshot, so that the
-    snapshot's xmin may become the watermark."""
     proves_equality_by_count: bool
     """Whether equal counts prove that nothing was deleted: only where the delta holds every
     row that changed."""
+
+    def saves_xid(self, table: TableSettings) -> bool:
+        """Returns whether a publish makes the raw table complete up to the snapshot.
+
+        Then the snapshot's xmin may become the watermark.
+        """
 
     def baseline(self, cut: ServerCut, reason: str) -> Reading:
         """Returns the reading of the whole table."""
@@ -63,8 +60,11 @@ class Mode(Protocol):
 class FullSync:
     """Reads everything, every time."""
 
-    saves_xid = True
     proves_equality_by_count = False
+
+    def saves_xid(self, table: TableSettings) -> bool:  # noqa: ARG002 - the protocol's
+        """Returns that it does: every row is read, or every one written since."""
+        return True
 
     def baseline(self, cut: ServerCut, reason: str) -> Reading:
         """Returns the reading of the whole table, up to the snapshot's time."""
@@ -83,10 +83,13 @@ class FullSync:
 
 
 class IncrementalSync:
-    """Reads rows whose cursor column is at or above the watermark less the lookback."""
+    """Reads rows whose cursor is at or above the watermark less the lookback."""
 
-    saves_xid = False
     proves_equality_by_count = False
+
+    def saves_xid(self, table: TableSettings) -> bool:
+        """Returns whether late rows are read by xmin: a cursor alone misses rows."""
+        return table.late_rows is LateRows.XMIN
 
     def baseline(self, cut: ServerCut, reason: str) -> Reading:
         """Returns the reading of the whole table, up to the snapshot's time."""
@@ -100,29 +103,35 @@ class IncrementalSync:
         watermark: Watermark,
         since: str | None,
     ) -> Reading:
-        """Returns the reading of the rows at or above the low bound."""
-        name, cursor_type = cursor_of(table, schema)
+        """Returns the reading of the rows at or above the low bound, and of late ones."""
+        cursor = cursor_of(table, schema)
         if watermark.cursor_value is None:
             return self.baseline(cut, "no cursor value is published yet")
-        low = cursor_low(watermark.cursor_value, cursor_type, table.lookback)
+        low = cursor.low(watermark)
         if low is None:
             return self.baseline(cut, "the watermark lies outside the calendar")
         if since is not None:
-            low = lower_of(low, since, cursor_type)
-        column = schema.column(name)
-        is_nullable = column is None or not column.is_not_null
-        return Reading(
-            window=Window(low, cut.cut_at),
-            predicate=cursor_predicate(name, low, cursor_type.value, is_nullable=is_nullable),
-            uses_index=name in schema.indexed_columns,
-        )
+            low = cursor.lower_of(low, since)
+        predicate = cursor.predicate(low)
+        if table.late_rows is LateRows.LOOKBACK:
+            uses_index = cursor.is_served_by(schema)
+            return Reading(Window(low, cut.cut_at), predicate, uses_index=uses_index)
+        if watermark.xid is None:
+            return self.baseline(cut, NO_SNAPSHOT)
+        if xmin_window(watermark.xid, cut.xmax) is None:
+            return self.baseline(cut, WIDE_WINDOW)
+        late = xmin_predicate(watermark.xid, cut.xmax)
+        return Reading(Window(low, cut.cut_at), sql.SQL("({} OR {})").format(predicate, late))
 
 
 class XminIncremental:
     """Reads rows written by transactions that the published snapshot did not see ended."""
 
-    saves_xid = True
     proves_equality_by_count = True
+
+    def saves_xid(self, table: TableSettings) -> bool:  # noqa: ARG002 - the protocol's
+        """Returns that it does: every row is read, or every one written since."""
+        return True
 
     def baseline(self, cut: ServerCut, reason: str) -> Reading:
         """Returns the reading of the whole table: no bound on xmin, up to the snapshot's xmax."""
@@ -138,10 +147,10 @@ class XminIncremental:
     ) -> Reading:
         """Returns the reading of the window between the two snapshots."""
         if watermark.xid is None:
-            return self.baseline(cut, "no snapshot is published yet")
+            return self.baseline(cut, NO_SNAPSHOT)
         window = xmin_window(watermark.xid, cut.xmax)
         if window is None:
-            return self.baseline(cut, "the window spans 2^32 transactions or more")
+            return self.baseline(cut, WIDE_WINDOW)
         return Reading(window, xmin_predicate(watermark.xid, cut.xmax))
 
 
@@ -150,39 +159,3 @@ MODES: dict[SyncMode, Mode] = {
     SyncMode.INCREMENTAL_SYNC: IncrementalSync(),
     SyncMode.XMIN_INCREMENTAL: XminIncremental(),
 }
-
-
-def cursor_of(table: TableSettings, schema: TableSchema) -> tuple[str, CursorType]:
-    """Returns the cursor column and what it holds.
-
-    Raises:
-        SchemaMismatch: If the table has no such column, or its type cannot be a cursor.
-    """
-    name = table.incremental_field or ""
-    column = schema.column(name)
-    if column is None:
-        raise SchemaMismatch(
-            f'"{table.source}" has no column "{name}"',
-            f"Its columns are {', '.join(schema.column_names)}.",
-            'Mend "incremental_field".',
-        )
-    held = cursor_type_of(column.type_text)
-    declared = table.incremental_field_type
-    if held is None or (declared is not None and not _may_hold(declared, held)):
-        wanted = declared.value if declared else ", ".join(CursorType)
-        raise SchemaMismatch(
-            f'column "{name}" of "{table.source}" cannot be the cursor',
-            f"It is {column.type_text}; possible: {wanted}.",
-            'Name another "incremental_field", mend "incremental_field_type", or use '
-            "xmin_incremental.",
-        )
-    return name, held
-
-
-def _may_hold(declared: CursorType, held: CursorType) -> bool:
-    """Whether a declaration fits; the guide's users write timestamp for timestamptz too."""
-    families = (
-        {CursorType.TIMESTAMP, CursorType.TIMESTAMPTZ},
-        {CursorType.INTEGER, CursorType.BIGINT},
-    )
-    return declared == held or any({declared, held} <= family for family in families)

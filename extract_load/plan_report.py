@@ -3,6 +3,8 @@
 from typing import Any
 
 from extract_load.chunking import WholeTable
+from extract_load.dbt_models import Models
+from extract_load.errors import SchemaMismatch
 from extract_load.extract import Estimate
 from extract_load.report import bytes_text, text_table
 from extract_load.runner import PlannedTable
@@ -14,14 +16,20 @@ _SECONDS_PER_TABLE = 0.2
 """What one worker of a small machine moves, for the estimate only."""
 
 
-def plan_as_dict(planned: PlannedTable) -> dict[str, Any]:
-    """Returns one table's part of the JSON of `plan`."""
+def plan_as_dict(planned: PlannedTable, models: Models) -> dict[str, Any]:
+    """Returns one table's part of the JSON of `plan`.
+
+    Args:
+        planned: The table.
+        models: The dbt models that read raw tables.
+    """
     table = planned.table
     names = {
         "source": table.source.written,
         "target": table.target.written,
         "target_connection": table.target_connection,
         "sync_mode": table.sync_mode.value,
+        "dbt_models": list(models.get(table.target.parts, ())),
     }
     if planned.plan is None or planned.estimate is None:
         return {**names, "error": planned.error.as_dict() if planned.error else None}
@@ -61,8 +69,13 @@ def plan_as_dict(planned: PlannedTable) -> dict[str, Any]:
     }
 
 
-def plans_as_text(planned: tuple[PlannedTable, ...]) -> str:
-    """Returns the plans as a table, with what needs a sentence below it."""
+def plans_as_text(planned: tuple[PlannedTable, ...], models: Models) -> str:
+    """Returns the plans as a table, with what needs a sentence below it.
+
+    Args:
+        planned: The tables.
+        models: The dbt models that read raw tables.
+    """
     rows = [
         [
             shown["source"],
@@ -75,12 +88,12 @@ def plans_as_text(planned: tuple[PlannedTable, ...]) -> str:
             f"{shown['estimated_seconds']:.1f}",
             shown["baseline_reason"] or f"from {shown['window']['low']}",
         ]
-        for shown in map(plan_as_dict, planned)
+        for shown in (plan_as_dict(table, models) for table in planned)
         if not shown["error"]
     ]
     heads = ["table", "raw table", "mode", "publish", "chunks", "rows ~", "bytes ~", "seconds ~"]
     text = text_table([*heads, "why"], rows, right_from=4)
-    return text + "".join(_notes(table) for table in planned) + "\nNothing was changed."
+    return text + "".join(_notes(table, models) for table in planned) + "\nNothing was changed."
 
 
 def statuses_as_text(statuses: tuple[TableStatus, ...]) -> str:
@@ -129,18 +142,24 @@ def age_text(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
-def _notes(planned: PlannedTable) -> str:
+def _notes(planned: PlannedTable, models: Models) -> str:
+    shown = plan_as_dict(planned, models)
+    readers = ", ".join(shown["dbt_models"]) or "none known"
     if planned.error is not None:
-        return f"\n{planned.error}\n"
-    shown = plan_as_dict(planned)
+        is_about_columns = isinstance(planned.error, SchemaMismatch)
+        note = f"dbt models that read {shown['target']}: {readers}\n" if is_about_columns else ""
+        return f"\n{planned.error}\n{note}"
     lines = [f"warning: {warning}" for warning in shown["warnings"]]
     if planned.plan is not None and planned.plan.schema_change.statements:
         lines += [f"ddl: {statement}" for statement in shown["ddl"]]
         lines += [f"lock: {lock}" for lock in shown["locks"]]
+        lines.append(f"views: {', '.join(shown['dependent_views']) or 'none'}")
+        lines.append(f"dbt models: {readers}")
     lines += [
         f"{column['name']}: {column['source_type']} lands as {column['target_type']}"
+        + (", masked" if column["treatment"] == "masked" else "")
         for column in shown["columns"]
-        if column["treatment"] == "mapped"
+        if column["treatment"] != "identical"
     ]
     return "".join(f"\n{shown['source']}: {line}" for line in lines)
 

@@ -11,7 +11,7 @@ from psycopg2 import sql
 from extract_load.adoption import require_adoptable
 from extract_load.baseline import NO_RAW_TABLE, why_baseline
 from extract_load.catalog import Leaf, ServerCut, TableSchema
-from extract_load.chosen_columns import key_of, landed_columns
+from extract_load.chosen_columns import key_of
 from extract_load.chunking import (
     TID_RANGE_VERSION,
     Chunk,
@@ -20,12 +20,14 @@ from extract_load.chunking import (
     blocks_per_chunk,
     split_blocks,
 )
-from extract_load.config import Deletes, SyncMode, TableSettings
+from extract_load.config import Deletes, LateRows, SyncMode, TableSettings
+from extract_load.cursor import cursor_of
+from extract_load.cursor_notes import cursor_notes
 from extract_load.errors import SourceError, TargetError
-from extract_load.fingerprint import altered_leaves, make_fingerprint
+from extract_load.fingerprint import altered_leaves, contract_of, make_fingerprint
 from extract_load.identifiers import TableName
 from extract_load.ledger import SCHEMA, SCRATCH_SCHEMA
-from extract_load.modes import MODES, Reading, cursor_of
+from extract_load.modes import MODES, Reading
 from extract_load.schema_change import plan_schema_change
 from extract_load.schema_difference import Sides
 from extract_load.table_plan import (
@@ -35,8 +37,8 @@ from extract_load.table_plan import (
     TablePlan,
     TargetState,
     predicate_of,
+    servers_of,
 )
-from extract_load.type_contract import make_contract
 from extract_load.watermark import Watermark
 
 _KINDS = {"f": "a foreign table", "m": "a materialized view", "v": "a view"}
@@ -64,8 +66,9 @@ def plan_table(
     """
     settings = settings.sized(source.estimated_rows)
     key = key_of(settings, source)
-    contract = make_contract(source, landed_columns(settings, source, key), key)
-    fingerprint = make_fingerprint(settings, source, contract, key)
+    servers = servers_of(cut, target)
+    contract = contract_of(settings, source, key, servers)
+    fingerprint = make_fingerprint(settings, source, contract, key, servers)
     _require_row_versions(settings, source)
     target = _as_known(settings, target)
     sides = Sides(settings, contract, key, source, target)
@@ -95,11 +98,9 @@ def plan_table(
         fingerprint=fingerprint,
         target=target,
         scratch=_scratch(settings.target, publish),
-        checkpoints=TableName(
-            SCHEMA if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA, "chunks"
-        ),
+        checkpoints=_checkpoints(publish),
         schema_change=change,
-        warnings=_warnings(settings, source, key),
+        warnings=_warnings(settings, source, cut, key),
         since_note=_since_note(settings, reading, asked.since),
     )
 
@@ -111,13 +112,19 @@ def _all_of(first: sql.Composable, second: sql.Composable | None) -> sql.Composa
 def _require_row_versions(settings: TableSettings, source: TableSchema) -> None:
     """Refuses a mode that reads by xmin where rows have none."""
     without = [leaf for leaf in source.leaves if not leaf.has_row_versions]
-    if settings.sync_mode is not SyncMode.XMIN_INCREMENTAL or not without:
+    is_cursor = settings.sync_mode is SyncMode.INCREMENTAL_SYNC
+    reads_xmin = settings.sync_mode is SyncMode.XMIN_INCREMENTAL or (
+        is_cursor and settings.late_rows is LateRows.XMIN
+    )
+    if not reads_xmin or not without:
         return
     raise SourceError(
         f'"{settings.source}" cannot be read by xmin: "{without[0].name}" is '
         f"{_KINDS[without[0].kind]}",
         "Its rows do not say which transaction wrote them.",
-        'Set "sync_mode" to full_sync, or to incremental_sync with a cursor column.',
+        'Set "late_rows" to lookback, or "sync_mode" to full_sync.'
+        if is_cursor
+        else 'Set "sync_mode" to full_sync, or to incremental_sync with a cursor column.',
     )
 
 
@@ -218,21 +225,20 @@ def _scratch(target: TableName, publish: Publish) -> TableName:
     return TableName(schema, f"_el_{digest}")
 
 
+def _checkpoints(publish: Publish) -> TableName:
+    """Unlogged where scratch is: a crash of the target empties both, or neither."""
+    return TableName(SCHEMA if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA, "chunks")
+
+
 def _warnings(
-    settings: TableSettings, source: TableSchema, key: tuple[str, ...]
+    settings: TableSettings, source: TableSchema, cut: ServerCut, key: tuple[str, ...]
 ) -> tuple[str, ...]:
     found = []
     if not key:
         found.append("no key names a row: whole rows are compared, and no row is updated")
     elif not source.is_proved_key(key):
         found.append(f"no unique index proves the key ({', '.join(key)}); scratch proves it")
-    cursor = settings.incremental_field
-    if settings.sync_mode is SyncMode.INCREMENTAL_SYNC:
-        if cursor not in source.indexed_columns:
-            found.append(f'no index begins with "{cursor}": each run scans the whole source table')
-        column = source.column(cursor or "")
-        if column is not None and not column.is_not_null:
-            found.append(f'"{cursor}" may be NULL: such rows are read again in every run')
+    found += cursor_notes(settings, source, cut)
     if settings.follows_deletes is Deletes.IGNORE:
         found.append("deletes: not followed")
     if source.children:

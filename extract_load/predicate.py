@@ -4,14 +4,24 @@ Pure: takes text, gives text. The source proves later that the expression is boo
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_CLOCKS = frozenset(
-    {"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"}
-)
+CLOCK_CALLS = frozenset({"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp"})
+"""Functions that tell the time, as timestamptz."""
 
-_LOCATION = re.compile(r"\b(\w+_)?location: -?\d+")
+_CLOCK_WORDS = ("CURRENT_DATE", "CURRENT_TIME", "LOCALTIME")
+"""How grammar's own words for the time begin; the others tell of the session."""
+
+_CLOCK_TEXT = re.compile(
+    r"\s*(now|today|tomorrow|yesterday)(\s|$)"
+    r"|\s*[{[(](.*\W)?(now|today|tomorrow|yesterday)(\W|$)",  # in an array or a range
+    re.IGNORECASE | re.DOTALL,
+)
+"""What PostgreSQL reads as a moment, wherever a date or time is wanted."""
+
+_LOCATION = re.compile(r"\b(\w+_)?(location|list_start|list_end): -?\d+")
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,8 @@ class Predicate:
     """Whether it holds a sub-query."""
     written: str
     """As it stood in the settings."""
+    reads_clock: bool = False
+    """Whether it asks for the time: that of the run's snapshot is put in its place."""
 
     def __str__(self) -> str:
         return self.written
@@ -33,7 +45,7 @@ def parse_predicate(written: str) -> Predicate:
     r"""Returns the expression a settings file wrote as `custom_where`.
 
     Raises:
-        ValueError: If it is empty, no SQL, more than one expression, or depends on the clock.
+        ValueError: If it is empty, no SQL, more than one expression, or depends on the session.
 
     Example:
         >>> parse_predicate("code LIKE '%-L' -- the other lines").sql
@@ -55,8 +67,14 @@ def parse_predicate(written: str) -> Predicate:
         raise ValueError(msg)
     if _reads_session(tree, nodes):
         msg = (
-            f"{written!r} depends on the clock or the session, "
+            f"{written!r} depends on the session or on chance, "
             "so two chunks could disagree; write a fixed value"
+        )
+        raise ValueError(msg)
+    if (moment := _moment_text(tree, nodes)) is not None:
+        msg = (
+            f"{written!r} holds {moment!r}, which is another day in each session that reads it as "
+            "a time; write current_date, or add ::text where it is a text"
         )
         raise ValueError(msg)
     # Not written again from the tree: postgast 0.2.0 drops parentheses that matter, as in
@@ -69,6 +87,7 @@ def parse_predicate(written: str) -> Predicate:
         sql=enclosed,
         reads_tables=any(True for _ in postgast.find_nodes(tree, nodes.SubLink)),
         written=written,
+        reads_clock=any(True for _ in clock_nodes(tree)),
     )
 
 
@@ -96,13 +115,60 @@ def _means_the_same(enclosed: str, tree: Any) -> bool:
     except postgast.PgQueryError:
         return False
     expression = tree.stmts[0].stmt.select_stmt.target_list[0].res_target.val
-    return _LOCATION.sub("", str(condition.where_clause)) == _LOCATION.sub("", str(expression))
+    return same_tree(condition.where_clause, expression)
+
+
+def same_tree(first: Any, second: Any) -> bool:
+    """Returns whether two syntax trees differ in nothing but where their texts stand."""
+    return _LOCATION.sub("", str(first)) == _LOCATION.sub("", str(second))
+
+
+def clock_nodes(tree: Any) -> Iterator[Any]:
+    """Yields the nodes of a syntax tree that ask for the time."""
+    import postgast  # noqa: PLC0415
+    from postgast import pg_query_pb2 as nodes  # noqa: PLC0415
+
+    for word in postgast.find_nodes(tree, nodes.SQLValueFunction):
+        if _word(word, nodes).startswith(_CLOCK_WORDS):
+            yield word
+    for call in postgast.find_nodes(tree, nodes.FuncCall):
+        names = [part.string.sval for part in call.funcname]
+        if names[-1] in CLOCK_CALLS and names[:-1] in ([], ["pg_catalog"]) and not call.args:
+            yield call
+
+
+def _word(node: Any, nodes: Any) -> str:
+    name: str = nodes.SQLValueFunctionOp.Name(node.op)
+    return name.removeprefix("SVFOP_")
 
 
 def _reads_session(tree: Any, nodes: Any) -> bool:
     import postgast  # noqa: PLC0415
 
-    if any(True for _ in postgast.find_nodes(tree, nodes.SQLValueFunction)):
+    words = postgast.find_nodes(tree, nodes.SQLValueFunction)
+    if any(not _word(word, nodes).startswith(_CLOCK_WORDS) for word in words):
         return True
-    calls = postgast.find_nodes(tree, nodes.FuncCall)
-    return any(call.funcname[-1].string.sval in _CLOCKS for call in calls)
+    if any(True for _ in postgast.find_nodes(tree, nodes.RangeTableSample)):
+        return True
+    # age(x) counts from the session's day, age(x, y) does not.
+    return any(
+        call.funcname[-1].string.sval == "timeofday"
+        or (call.funcname[-1].string.sval == "age" and len(call.args) == 1)
+        for call in postgast.find_nodes(tree, nodes.FuncCall)
+    )
+
+
+def _moment_text(tree: Any, nodes: Any) -> str | None:
+    """A text that PostgreSQL may read as the present day; None where there is none."""
+    import postgast  # noqa: PLC0415
+
+    as_text = {
+        cast.arg.a_const.location
+        for cast in postgast.find_nodes(tree, nodes.TypeCast)
+        if cast.type_name.names and cast.type_name.names[-1].string.sval in {"text", "varchar"}
+    }
+    for constant in postgast.find_nodes(tree, nodes.A_Const):
+        text: str = constant.sval.sval
+        if _CLOCK_TEXT.match(text) and constant.location not in as_text:
+            return text
+    return None

@@ -14,14 +14,14 @@ from extract_load import lease, ledger
 from extract_load.apply import Applied, apply_difference
 from extract_load.config import Deletes, SyncMode
 from extract_load.connection import WRITE_CONSISTENT, Session
+from extract_load.cursor import cursor_of
 from extract_load.deletes import MISSING_ROWS_CHUNK, Evidence, count_live
 from extract_load.errors import TargetError, TargetUnavailable, VerificationFailed
 from extract_load.identifiers import TableName
 from extract_load.load import Load, drop_scratch
-from extract_load.modes import MODES, cursor_of
+from extract_load.modes import MODES
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
-from extract_load.watermark import cursor_watermark
 
 
 @dataclass(frozen=True)
@@ -259,13 +259,13 @@ def _cursor_value(session: Session, plan: TablePlan) -> str | None:
     """The next cursor watermark; None where a baseline held none."""
     if plan.settings.sync_mode is not SyncMode.INCREMENTAL_SYNC:
         return None
-    name, cursor_type = cursor_of(plan.settings, plan.source)
+    cursor = cursor_of(plan.settings, plan.source)
     watermark = plan.target.watermark
     last = None if plan.is_baseline or watermark is None else watermark.cursor_value
-    aggregate = cursor_watermark(name, cursor_type, plan.cut.cut_at, last)
-    query = sql.SQL("SELECT ({})::text FROM {}").format(aggregate, plan.scratch.sql)
-    value: str | None = session.execute(query)[0][0]
-    return value
+    found = session.execute(
+        cursor.newest(plan.scratch.sql, plan.cut, last), doing="find the newest cursor value"
+    )
+    return found[0][0] if found else None
 
 
 def _write_watermark(
@@ -287,7 +287,8 @@ def _write_watermark(
             "fingerprint": plan.fingerprint,
             "lsn": plan.cut.lsn,
             "cursor_value": cursor_value,
-            "xid": plan.cut.xmin if mode.saves_xid else None,
+            "open_for": plan.cut.open_for if cursor_value is not None else None,
+            "xid": plan.cut.xmin if mode.saves_xid(plan.settings) else None,
             "snapshot_xid": plan.cut.xmin,
             "loaded_at": loaded_at,
             "run_id": load.run_id,

@@ -38,6 +38,9 @@ class RawTableFacts:
     """Columns that have a value when an INSERT gives none."""
     key_constraint: str | None = None
     """The name of the primary key."""
+    proved_anew: Sequence[int] = ()
+    """Numbers of columns under a CHECK, or in an index with an expression or a condition: another
+    type reads the table, even where it keeps the rows."""
     key_holders: Sequence[str] = ()
     """What depends on the primary key."""
     readers: Sequence[Readers] = ()

@@ -4,6 +4,7 @@ The one place that knows SQLSTATEs (manual, appendix A) and, because a failed co
 none in psycopg2, the texts libpq and the server use then.
 """
 
+import re
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
@@ -56,6 +57,12 @@ _HINTS = {
 }
 
 
+_COPY_CONTEXT = re.compile(
+    r'COPY .*?, line \d+, column (?P<column>.*?)(?:: "|: null input|\Z)', re.DOTALL
+)
+"""What the server says about where it stands in a COPY."""
+
+
 def error_from(exc: psycopg2.Error, side: Side, conn_id: str, doing: str) -> ExtractLoadError:
     """Returns our error for one that psycopg2 raised while doing something.
 
@@ -78,6 +85,7 @@ def error_from(exc: psycopg2.Error, side: Side, conn_id: str, doing: str) -> Ext
         f"could not {doing}",
         f'The {side} "{conn_id}" said: {said}'
         + (f" ({more})" if more else "")
+        + _column_note(exc.diag.context)
         + _state_note(state),
         _HINTS.get(state or "", _RUN_AGAIN if retryable else _LOOK),
     )
@@ -147,6 +155,12 @@ def _first_line(exc: psycopg2.Error) -> str:
 def _reason(exc: psycopg2.Error) -> str:
     """What libpq says, without the address it puts in front."""
     return _first_line(exc).rpartition(" failed: ")[2]
+
+
+def _column_note(context: str | None) -> str:
+    """The column that a COPY stopped at; not the value, which stands there too."""
+    found = _COPY_CONTEXT.match(context or "")
+    return f' in column "{found["column"]}"' if found else ""
 
 
 def _state_note(state: str | None) -> str:

@@ -19,7 +19,7 @@ from extract_load.ddl import (
     retype,
     set_not_null,
 )
-from extract_load.fingerprint import saved_columns, saved_key
+from extract_load.fingerprint import saved_columns, saved_key, saved_table
 from extract_load.retyping import keeps_rows
 from extract_load.table_plan import TargetState
 from extract_load.type_contract import LANDING_COLUMNS, ColumnContract, TypeContract
@@ -91,8 +91,12 @@ def _saved(sides: Sides) -> dict[int, str]:
 def _renames(sides: Sides, raw: TableSchema) -> dict[str, str]:
     """Old names to new ones, of columns that kept their number.
 
-    A new name that the raw table has already is taken as it is: it is filled again.
+    A new name that the raw table has already is taken as it is: it is filled again. Numbers mean
+    nothing between two tables, as when the source was dropped and created anew.
     """
+    watermark = sides.target.watermark
+    if watermark is None or saved_table(watermark.fingerprint) != sides.source.oid:
+        return {}
     saved, present = _saved(sides), set(raw.column_names)
     found = {
         saved[column.number]: column.name
@@ -182,7 +186,8 @@ def _column_differences(
         )
         return
     if present.type_text != wanted.target_type:
-        is_slow = not keeps_rows(present.type_text, wanted.target_type)
+        is_kept = keeps_rows(present.type_text, wanted.target_type)
+        is_slow = not is_kept or present.number in sides.target.facts.proved_anew
         yield Difference(
             f'Column "{wanted.name}" is {wanted.target_type} now, '
             f"{present.type_text} in the raw table.",
@@ -210,8 +215,11 @@ def _lost(sides: Sides, column: Column) -> Iterator[Difference]:
     """A column that rows come without."""
     is_needed = column.is_not_null and column.name not in sides.target.facts.filled_by_default
     if column.name in _saved(sides).values() or is_needed:
+        is_there = sides.source.column(column.name) is not None
         yield Difference(
-            f'The source has no column "{column.name}" any more.',
+            f'Column "{column.name}" is not landed any more.'
+            if is_there
+            else f'The source has no column "{column.name}" any more.',
             outcome="It stays, NULL in new rows.",
             before=(drop_not_null(sides.settings.target, column.name),) if is_needed else (),
         )

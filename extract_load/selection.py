@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from extract_load.config import Settings, SyncMode, TableSettings
+from extract_load.config import Mask, Settings, SyncMode, TableSettings
 from extract_load.connection_parameters import ConnectionParameters, Resolver, resolve_connection
 from extract_load.errors import ConfigError
 
@@ -69,7 +69,7 @@ def resolve_all(
     """Returns the parameters of every connection the enabled tables name.
 
     Raises:
-        ConfigError: If one is not defined or not complete.
+        ConfigError: If one is not defined or not complete, or lacks the salt of a mask.
     """
     named = {
         conn_id
@@ -77,4 +77,19 @@ def resolve_all(
         if table.enabled
         for conn_id in (table.source_connection, table.target_connection)
     }
-    return {conn_id: resolve_connection(conn_id, environ, resolver) for conn_id in sorted(named)}
+    found = {conn_id: resolve_connection(conn_id, environ, resolver) for conn_id in sorted(named)}
+    for table in tables:
+        if table.enabled and not found[table.source_connection].mask_salt:
+            _require_no_hash(table)
+    return found
+
+
+def _require_no_hash(table: TableSettings) -> None:
+    hashed = [name for name, mask in table.mask if mask is Mask.SHA256]
+    if hashed:
+        raise ConfigError(
+            f'connection "{table.source_connection}" has no mask_salt',
+            f'"{hashed[0]}" of "{table.source}" is masked with sha256. Without a salt its values '
+            "could be found by trying.",
+            'Add "mask_salt" to the extra of the connection: a long random text, kept secret.',
+        )

@@ -28,7 +28,10 @@ _HINT = 'Run "extract-load plan" after the change; it touches nothing.'
 TABLE_KEYS = frozenset(item.name for item in fields(TableSettings))
 RUN_KEYS = frozenset(item.name for item in fields(RunSettings))
 _SHARED_BY_TARGETS = frozenset(
-    {"source", "source_connection", "columns", "exclude_columns", "custom_where"}
+    {
+        *("source", "source_connection", "columns", "exclude_columns"),
+        *("mask", "custom_where", "search_path"),
+    }
 )
 """What is read is the same for all targets of a table."""
 _CONNECTION_VARIABLES = {
@@ -251,13 +254,21 @@ def _problems_within(table: TableSettings) -> Iterator[tuple[str, str]]:
         yield "exclude_columns", "cannot stand beside columns; keep one of them."
     if table.sync_mode is SyncMode.FULL_SYNC and table.deletes == "ignore":
         yield "deletes", "full_sync follows deletes by nature; write hard or soft."
-    subquery = table.custom_where is not None and table.custom_where.reads_tables
-    if subquery and table.sync_mode is not SyncMode.FULL_SYNC:
-        yield (
-            "custom_where",
-            f"a sub-query is possible in full_sync only: in {table.sync_mode} "
-            "rows would enter it unseen.",
-        )
+    where = table.custom_where
+    reads = {
+        "a sub-query": where is not None and where.reads_tables,
+        "the present time": where is not None and where.reads_clock,
+    }
+    for what in (what for what, is_read in reads.items() if is_read):
+        if table.sync_mode is not SyncMode.FULL_SYNC:
+            yield (
+                "custom_where",
+                f"{what} is possible in full_sync only: in {table.sync_mode} "
+                "rows would enter it unseen.",
+            )
+    for name, _ in table.mask:
+        if name in {*table.primary_key, table.incremental_field}:
+            yield "mask", f'"{name}" is key or cursor: rows could not be told apart by it.'
     reserved = {"_loaded_at", "_deleted_at"} & {*table.columns, *table.primary_key}
     if reserved:
         yield "columns", f"{min(reserved)} is written by extract-load and cannot be landed."

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from psycopg2 import sql
 
@@ -15,10 +16,9 @@ from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SnapshotLost, SourceError, SourceUnavailable
 from extract_load.identifiers import TableName
+from extract_load.masking import SALT_SETTING
+from extract_load.open_transactions import read_open_transactions
 from extract_load.source_table import read_source_table
-
-PREDICATE_PATH = "pg_catalog, public"
-"""search_path of statements that hold a custom_where: its operators may live in public."""
 
 logger = log.get_logger(__name__)
 
@@ -48,13 +48,19 @@ class SourceSnapshot:
         self.parameters = parameters
         self._registry = registry
         self.holder = registry.open(parameters, "source")
+        open_transactions = read_open_transactions(self.holder)
         earlier_lsn = read_lsn(self.holder)
         self.holder.begin(READ_CONSISTENT)
         exported = self.holder.execute(
             "SELECT pg_export_snapshot()", doing="export the source's snapshot"
         )
         self._snapshot_id = str(exported[0][0])
-        self.cut: ServerCut = read_server_cut(self.holder, earlier_lsn)
+        cut = read_server_cut(self.holder, earlier_lsn)
+        self.cut: ServerCut = replace(
+            cut,
+            open_for=open_transactions.open_for(cut.cut_at),
+            open_unknown=open_transactions.why_unknown,
+        )
         self._slots = threading.Semaphore(max_connections - _NOT_READERS)
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -111,6 +117,8 @@ class SourceSnapshot:
         """
         with self.looking() as reader:
             for leaf in leaves:
+                # A view's functions are looked up when it is planned.
+                use_path(reader, leaf.search_path)
                 reader.execute(_lock(leaf), doing=f'lock "{leaf.name}" against DDL')
                 if not _is_unchanged(reader, leaf):
                     raise SnapshotLost(
@@ -130,7 +138,8 @@ class SourceSnapshot:
         session = self._registry.open(self.parameters, "source")
         begin = f"{READ_CONSISTENT}; SET TRANSACTION SNAPSHOT '{self._snapshot_id}'"
         try:
-            session.begin(begin, {"search_path": PREDICATE_PATH})
+            salt = {SALT_SETTING: self.parameters.mask_salt} if self.parameters.mask_salt else {}
+            session.begin(begin, salt)
         except SourceError as error:
             self._registry.close(session)
             if isinstance(error, SourceUnavailable):
@@ -196,6 +205,15 @@ class SourceSnapshot:
         self._registry.close(self.holder)
 
 
+def use_path(reader: Session, search_path: tuple[str, ...]) -> None:
+    """Sets where a custom_where finds its functions; undone with the savepoint it stands in.
+
+    As a value of SET LOCAL the whole list would be taken for one name.
+    """
+    path = ", ".join('"' + name.replace('"', '""') + '"' for name in search_path)
+    reader.execute("SELECT set_config('search_path', %(path)s, true)", {"path": path})
+
+
 def _lock(leaf: Leaf) -> sql.Composable:
     """Takes ACCESS SHARE on a leaf, and on all that a view reads from.
 
@@ -210,8 +228,9 @@ def _lock(leaf: Leaf) -> sql.Composable:
 def _is_unchanged(reader: Session, leaf: Leaf) -> bool:
     """Whether the name still means this leaf, and its heaps are those the snapshot knows."""
     oid, file_nodes = reader.execute(
-        "SELECT to_regclass(%(name)s)::oid::bigint, array("
-        "SELECT pg_relation_filenode(oid)::bigint FROM unnest(%(heaps)s::oid[]) "
+        "SELECT pg_catalog.to_regclass(%(name)s)::oid::bigint, array("
+        "SELECT pg_catalog.pg_relation_filenode(oid)::bigint "
+        "FROM pg_catalog.unnest(%(heaps)s::pg_catalog.oid[]) "
         "WITH ORDINALITY AS heap (oid, position) ORDER BY position)",
         {"name": leaf.name.regclass, "heaps": [heap.oid for heap in leaf.heaps]},
     )[0]

@@ -14,8 +14,10 @@ from extract_load.chunking import Chunk
 from extract_load.config import Deletes, TableSettings, Verify
 from extract_load.ddl import NO_CHANGE, SchemaChange
 from extract_load.identifiers import TableName
+from extract_load.kept_types import ServerPair
 from extract_load.modes import MODES
 from extract_load.raw_table import NO_FACTS, RawTableFacts
+from extract_load.target_types import OLDEST, TargetTypes
 from extract_load.type_contract import DELETED_AT, TypeContract
 from extract_load.watermark import Watermark, Window
 
@@ -54,6 +56,7 @@ class TargetState:
     watermark: Watermark | None
     facts: RawTableFacts = NO_FACTS
     """Of the raw table."""
+    types: TargetTypes = OLDEST
 
     @property
     def dependent_views(self) -> tuple[str, ...]:
@@ -89,6 +92,11 @@ class TablePlan:
     warnings: tuple[str, ...] = ()
     since_note: str | None = None
     """What became of the low bound a user asked for; None where nobody did."""
+
+    @property
+    def servers(self) -> ServerPair:
+        """What both sides are, as far as types go."""
+        return servers_of(self.cut, self.target)
 
     @property
     def is_baseline(self) -> bool:
@@ -129,6 +137,11 @@ class TablePlan:
         """Whether equal counts prove that no row was deleted."""
         mode = MODES[self.settings.sync_mode]
         return mode.proves_equality_by_count and self.is_key_proved and not self.is_baseline
+
+
+def servers_of(cut: ServerCut, target: TargetState) -> ServerPair:
+    """Returns what both sides are, as far as types go."""
+    return ServerPair(cut.version, target.types, cut.encoding, cut.mask_salt_digest)
 
 
 def predicate_of(settings: TableSettings) -> sql.Composable:

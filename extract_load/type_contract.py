@@ -1,16 +1,22 @@
 """What each column of a source table becomes in the raw table.
 
-Pure: takes catalogs, gives a contract. A column is *identical*, or *mapped* to a type that every
-server has; mapped columns are cast in the source's SELECT, so that the stream can stay binary.
+Pure: takes catalogs, gives a contract. A column is *identical*, *mapped* to a type that holds
+every value, or *masked*; what is not identical is computed in the source's SELECT, so that the
+stream can stay binary.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 from psycopg2 import sql
 
-from extract_load.catalog import Column, TableSchema, TypeDefinition
+from extract_load.catalog import Column, TableSchema
+from extract_load.config import Mask
 from extract_load.errors import SchemaMismatch
+from extract_load.kept_types import Landing, ServerPair, landing_of
+from extract_load.masking import masked_expression
+from extract_load.target_types import BUILTIN_EQUALITY
 
 LOADED_AT = "_loaded_at"
 DELETED_AT = "_deleted_at"
@@ -20,22 +26,6 @@ LANDING_COLUMNS = (LOADED_AT, DELETED_AT)
 MAX_SOURCE_COLUMNS = 1598
 """PostgreSQL's 1600 less the two landing columns."""
 
-_BINARY_SAFE = frozenset(
-    (
-        *("bool", "int2", "int4", "int8", "float4", "float8", "numeric"),
-        *("text", "varchar", "bpchar", "bytea", "char", "name", "uuid", "json", "jsonb"),
-        *("date", "time", "timetz", "timestamp", "timestamptz"),
-        *("inet", "cidr", "macaddr", "macaddr8", "bit", "varbit"),
-        *("point", "line", "lseg", "box", "path", "polygon", "circle"),
-        *("int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange"),
-    )
-)
-"""Types whose binary form is the same on every version from 13 on."""
-
-_TEXT_ONLY = frozenset(["interval", "money", "xml", "tsvector", "tsquery", "pg_lsn", "jsonpath"])
-"""Types every server has, sent as text: 17's interval `infinity` arrives in 15 as garbage through
-binary, and money is a bare integer scaled by lc_monetary."""
-
 
 class Treatment(StrEnum):
     """What happens to a column on its way."""
@@ -44,6 +34,8 @@ class Treatment(StrEnum):
     """The raw column has the source's type."""
     MAPPED = "mapped"
     """The raw column has another type that holds every value."""
+    MASKED = "masked"
+    """The values never leave the source."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +46,30 @@ class ColumnContract:
     treatment: Treatment
     source_type: str
     target_type: str
-    """As SQL writes it; known to every server."""
-    is_cast: bool
-    """Whether the source's SELECT casts it."""
+    """As SQL writes it in the target."""
+    cast_type: str | None
+    """What the source's SELECT casts it to, as SQL writes it in the source."""
     is_binary_safe: bool
     is_not_null: bool
     comment: str | None = None
+    mask: Mask | None = None
+    equality: tuple[str, str] = BUILTIN_EQUALITY
+    """Schema and name of the operator that compares keys in the target."""
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the values change their form on the way."""
+        return self.mask is not None or self.cast_type is not None
 
     @property
     def expression(self) -> sql.Composable:
         """The column in the source's SELECT list."""
         name = sql.Identifier(self.name)
-        if not self.is_cast:
+        if self.mask is not None:
+            return masked_expression(name, self.mask)
+        if self.cast_type is None:
             return name
-        return sql.SQL("{}::{}").format(name, sql.SQL(self.target_type))
+        return sql.SQL("{}::{}").format(name, sql.SQL(self.cast_type))
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class TypeContract:
         return tuple(column.name for column in self.columns)
 
     @property
+    def cast_names(self) -> tuple[str, ...]:
+        """Names of the columns whose values change their form on the way."""
+        return tuple(column.name for column in self.columns if column.is_changed)
+
+    @property
     def copy_format(self) -> str:
         """`binary` where every column allows it, else `text`."""
         return "binary" if all(column.is_binary_safe for column in self.columns) else "text"
@@ -92,7 +99,11 @@ class TypeContract:
 
 
 def make_contract(
-    table: TableSchema, landed: tuple[str, ...], key: tuple[str, ...]
+    table: TableSchema,
+    landed: tuple[str, ...],
+    key: tuple[str, ...],
+    servers: ServerPair,
+    masks: Mapping[str, Mask] = {},
 ) -> TypeContract:
     """Returns the contract for the columns of a table that are landed.
 
@@ -100,6 +111,8 @@ def make_contract(
         table: The source table.
         landed: Column names, in the table's order.
         key: Columns that name a row: never NULL in the raw table, whatever the source says.
+        servers: What both sides are.
+        masks: How columns are masked, by name.
 
     Raises:
         SchemaMismatch: If a column has a name of ours, or there are too many columns.
@@ -118,7 +131,12 @@ def make_contract(
     types = {type_.oid: type_ for type_ in table.types}
     return TypeContract(
         tuple(
-            _column_contract(column, types, is_key=column.name in key)
+            _column_contract(
+                column,
+                landing_of(types[column.type_oid], column.type_text, types, servers),
+                masks.get(column.name),
+                is_key=column.name in key,
+            )
             for column in table.columns
             if column.name in landed
         )
@@ -126,39 +144,20 @@ def make_contract(
 
 
 def _column_contract(
-    column: Column, types: dict[int, TypeDefinition], *, is_key: bool
+    column: Column, landing: Landing, mask: Mask | None, *, is_key: bool
 ) -> ColumnContract:
-    landing = _landing(types[column.type_oid], column.type_text, types)
+    is_mapped = landing.cast_type is not None or landing.target_type != column.type_text
+    is_other_name = landing.is_extension and landing.cast_type is None
+    treatment = Treatment.MAPPED if is_mapped and not is_other_name else Treatment.IDENTICAL
     return ColumnContract(
         name=column.name,
-        treatment=Treatment.MAPPED if landing.is_cast else Treatment.IDENTICAL,
+        treatment=treatment if mask is None else Treatment.MASKED,
         source_type=column.type_text,
-        target_type=landing.type_text,
-        is_cast=landing.is_cast,
-        is_binary_safe=landing.is_binary_safe,
-        is_not_null=column.is_not_null or is_key,
+        target_type="text" if mask is Mask.SHA256 else landing.target_type,
+        cast_type=landing.cast_type,
+        is_binary_safe=landing.is_binary_safe or mask is not None,
+        is_not_null=(column.is_not_null and mask is not Mask.NULL) or is_key,
         comment=column.comment,
+        mask=mask,
+        equality=landing.equality,
     )
-
-
-@dataclass(frozen=True)
-class _Landing:
-    """The type a value lands in."""
-
-    type_text: str
-    is_cast: bool
-    is_binary_safe: bool
-
-
-_AS_TEXT = _Landing("text", is_cast=True, is_binary_safe=True)
-_AS_TEXTS = _Landing("text[]", is_cast=True, is_binary_safe=True)
-
-
-def _landing(type_: TypeDefinition, type_text: str, types: dict[int, TypeDefinition]) -> _Landing:
-    if type_.base_oid:
-        base = _landing(types[type_.base_oid], type_.base_text or "", types)
-        return replace(base, is_cast=True)
-    held = types.get(type_.element_oid, type_)
-    if not (held.is_builtin and held.name in _BINARY_SAFE | _TEXT_ONLY):
-        return _AS_TEXTS if type_.element_oid else _AS_TEXT
-    return _Landing(type_text, is_cast=False, is_binary_safe=held.name in _BINARY_SAFE)

@@ -127,6 +127,11 @@ def _trigger_form(part: DagPart) -> dict[str, Param]:
             description="Publish although the source is empty or has lost most of its rows.",
             schema=_Schema(type="boolean"),
         ),
+        "allow_rewrite": Param(
+            False,
+            description="Alter raw tables even while readers wait: new types, keys, NOT NULL.",
+            schema=_Schema(type="boolean"),
+        ),
         "since": Param(
             None,
             description="Let tables of incremental_sync read again from this cursor value on.",

@@ -136,6 +136,7 @@ class ExtractLoadOperator(BaseOperator):  # type: ignore[misc] # mypy skips Airf
             landing=LandingOptions(
                 full_refresh=bool(params.get("full_refresh")),
                 allow_deletes=bool(params.get("allow_deletes")),
+                allow_rewrite=bool(params.get("allow_rewrite")),
                 since=self._since(params),
             ),
             invoked_by={**task, "try_number": ti.try_number},

@@ -30,7 +30,10 @@ from extract_load import RunSettings, SizeDefaults, TableSettings
 REFERENCE = ROOT / "docs" / "reference"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ABOVE_TARGETS = frozenset(
-    {"source", "source_connection", "columns", "exclude_columns", "custom_where"}
+    {
+        *("source", "source_connection", "columns", "exclude_columns"),
+        *("mask", "custom_where", "search_path"),
+    }
 )
 _CLASSES = (
     ConnectionConfig,

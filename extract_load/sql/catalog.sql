@@ -16,7 +16,8 @@ select
     pg_snapshot_xmin(pg_current_snapshot())::text::bigint as xmin,
     pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xmax,
     now()::text as cut_at,
-    pg_is_in_recovery() as is_standby
+    pg_is_in_recovery() as is_standby,
+    current_setting('server_encoding') as encoding
 from pg_control_system() as system
 cross join pg_control_checkpoint() as checkpoint
 
@@ -26,6 +27,26 @@ select
     case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
         else pg_current_wal_insert_lsn()
     end::text
+
+-- name: open_transactions
+-- How long the oldest transaction of this database has run that is not this one. A reading that
+-- sees none tells that none is older than itself.
+select
+    case
+        when pg_is_in_recovery() then 'the source is a standby'
+        when not pg_has_role(current_user, 'pg_read_all_stats', 'usage')
+            then 'the role does not see other sessions'' transactions (pg_read_all_stats)'
+        when current_setting('track_activities') = 'off' or bool_or(activity.state = 'disabled')
+            then 'sessions do not say what they do (track_activities)'
+    end as why_unknown,
+    least(min(activity.xact_start), now())::text as since
+from pg_stat_activity as activity
+where activity.datid = (select oid from pg_database where datname = current_database())
+    and activity.pid <> pg_backend_pid()
+    and activity.backend_type <> 'autovacuum worker'
+
+-- name: prepared_transactions
+select count(*) from pg_prepared_xacts where database = current_database()
 
 -- name: relation
 -- One relation by name, with its size on disk (TOAST and its index too, other indexes not).
@@ -158,10 +179,16 @@ select
         from pg_attribute
         where attrelid = type.typrelid and attnum > 0 and not attisdropped
         order by attnum
-    ) as attributes
+    ) as attributes,
+    extension.extname::text as extension,
+    format_type(type.oid, null) as plain_text
 from used
 inner join pg_type as type on type.oid = used.oid
 inner join pg_namespace as namespace on namespace.oid = type.typnamespace
+left join pg_depend as dependency
+    on dependency.classid = 'pg_type'::regclass and dependency.objid = type.oid
+    and dependency.refclassid = 'pg_extension'::regclass and dependency.deptype = 'e'
+left join pg_extension as extension on extension.oid = dependency.refobjid
 order by type.oid
 
 -- name: unique_keys
@@ -183,8 +210,10 @@ group by index.indexrelid, index.indisprimary, index.indimmediate
 order by index.indisprimary desc, index.indexrelid
 
 -- name: leading_index_columns
--- Columns that some usable index begins with.
-select distinct attribute.attname::text
+-- Columns that some usable index begins with, and whether it keeps them under collation "C".
+select distinct
+    attribute.attname::text,
+    index.indcollation[0] = 'pg_catalog."C"'::regcollation as is_byte_ordered
 from pg_index as index
 inner join pg_attribute as attribute
     on attribute.attrelid = index.indrelid and attribute.attnum = index.indkey[0]

@@ -39,7 +39,21 @@ select
     ) as filled_by_default,
     (
         select conname::text from pg_constraint where conrelid = class.oid and contype = 'p'
-    ) as key_constraint
+    ) as key_constraint,
+    array(
+        select unnest(conkey)::int from pg_constraint where conrelid = class.oid and contype = 'c'
+        union
+        select dependency.refobjsubid
+        from pg_index as index
+        inner join pg_depend as dependency
+            on dependency.classid = 'pg_class'::regclass
+            and dependency.objid = index.indexrelid
+            and dependency.refclassid = 'pg_class'::regclass
+            and dependency.refobjid = index.indrelid
+        where index.indrelid = class.oid
+            and (index.indpred is not null or index.indexprs is not null)
+        order by 1
+    ) as proved_anew
 from pg_class as class
 where class.oid = %(oid)s
 

@@ -189,6 +189,7 @@ def test_the_trigger_form_asks_for_what_a_run_may_be_asked(dags: DagFolder) -> N
             "full_refresh": False,
             "select": [],
             "allow_deletes": False,
+            "allow_rewrite": False,
             "since": None,
         }
     select = dags.dags[HYBRID_ID]["params"]["select"]["schema"]

@@ -313,6 +313,15 @@ def test_the_trigger_form_allows_deletes(landed: Landed, source: Database) -> No
     assert report["tables"][0]["rows_deleted"] == 2
 
 
+def test_the_trigger_form_allows_a_rewrite(landed: Landed, source: Database) -> None:
+    landed()
+    source.execute("ALTER TABLE users ALTER id TYPE bigint")
+    with pytest.raises(AirflowFailException, match="follows only under a lock"):
+        landed()
+    report, _ = landed(params={"allow_rewrite": True})
+    assert report["tables"][0]["status"] == "done"
+
+
 def test_since_is_for_tables_with_a_cursor(
     landed: Landed, source: Database, target: Database
 ) -> None:

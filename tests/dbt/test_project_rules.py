@@ -1,13 +1,15 @@
 """The rules of the dbt project, over the manifest: what a reviewer would otherwise look for."""
 
+import json
 import re
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import yaml
 
+from extract_load.dbt_models import read_models
 from extract_load.dbt_sources import load_dbt_project, settings_from_manifest
 from tests.dbt.project import Node, Project
 from tests.dbt.warehouse import PROJECT, ROOT, Outcome
@@ -221,6 +223,20 @@ def test_the_settings_are_the_same_by_yaml_and_by_manifest(project: Project) -> 
     assert set(by_yaml.tables) == set(by_manifest.tables)
     assert by_yaml.run == by_manifest.run
     assert len(by_yaml.tables) == 8
+
+
+def test_plan_knows_which_models_read_a_raw_table(
+    project: Project, manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+    known = read_models(tmp_path)
+
+    for node in (*project.models(), *project.nodes("snapshot")):
+        for source in project.sources_of(node):
+            assert node["name"] in known[source["schema"], source["identifier"]]
+    assert known["raw_data", "digitalocean_users"] == ("stg_digitalocean__users",)
 
 
 def test_dbt_takes_no_file_of_the_project_for_a_plugin() -> None:

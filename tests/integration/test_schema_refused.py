@@ -111,8 +111,7 @@ def test_what_else_stands_on_a_column_is_named(
 def test_indexes_and_statistics_do_not_hold_a_type(items: Database, target: Database) -> None:
     land_one(items, target, FULL)
     target.execute(
-        f"CREATE INDEX mine ON {RAW} (amount); CREATE STATISTICS public.s ON id, amount FROM {RAW};"
-        f"ALTER TABLE {RAW} ADD CHECK (amount > -1)"
+        f"CREATE INDEX mine ON {RAW} (amount); CREATE STATISTICS public.s ON id, amount FROM {RAW}"
     )
     items.execute("ALTER TABLE public.items ALTER amount TYPE numeric(14, 2)")
 
@@ -121,9 +120,47 @@ def test_indexes_and_statistics_do_not_hold_a_type(items: Database, target: Data
     assert_equal(items, target, FULL)
 
 
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        f"ALTER TABLE {RAW} ADD CHECK (amount > -1)",
+        f"CREATE INDEX ON {RAW} ((amount + 1))",
+        f"CREATE INDEX ON {RAW} (id) WHERE amount > 0",
+    ],
+    ids=["check", "expression", "condition"],
+)
+def test_what_is_proved_anew_reads_the_table(items: Database, target: Database, ddl: str) -> None:
+    """PostgreSQL checks the CHECK, and builds such an index, again: readers would wait."""
+    land_one(items, target, FULL)
+    target.execute(ddl)
+    items.execute("ALTER TABLE public.items ALTER amount TYPE numeric(14, 2)")
+
+    assert "follows only under a lock" in failure(items, target, FULL).primary
+    land_one(items, target, FULL, allow_rewrite=True)
+    assert_equal(items, target, FULL)
+
+
+@pytest.mark.parametrize("type_text", ["int USING length(body)", "json USING to_json(body)"])
+def test_values_without_a_cast_are_told_with_the_way_out(
+    items: Database, target: Database, type_text: str
+) -> None:
+    land_one(items, target, FULL)
+    items.execute(f"ALTER TABLE public.items ALTER body TYPE {type_text}")
+
+    error = failure(items, target, FULL, allow_rewrite=True)
+    target.execute(f"ALTER TABLE {RAW} DROP COLUMN body")
+    land_one(items, target, FULL)
+
+    assert "that no cast brings into" in error.primary
+    assert 'alter column "body" type' in error.detail
+    assert "Drop that column" in error.hint
+    assert_equal(items, target, FULL)
+
+
 @EVERY_MODE
+@pytest.mark.parametrize("is_late", [True, False])
 def test_not_null_that_is_gained_is_followed_when_asked(
-    items: Database, target: Database, table: dict[str, Any]
+    items: Database, target: Database, table: dict[str, Any], is_late: bool
 ) -> None:
     """The raw rows are NULL until the publish: so it is followed after it."""
     items.execute("UPDATE public.items SET amount = NULL WHERE id <= 5")
@@ -132,8 +169,9 @@ def test_not_null_that_is_gained_is_followed_when_asked(
         "UPDATE public.items SET amount = 0, updated_at = now() WHERE amount IS NULL;"
         "ALTER TABLE public.items ALTER amount SET NOT NULL"
     )
-    land_one(items, target, table)
-    assert raw_columns(target)["amount"] == ("numeric(12,2)", False)
+    if is_late:
+        land_one(items, target, table)
+        assert raw_columns(target)["amount"] == ("numeric(12,2)", False)
 
     land_one(items, target, table, allow_rewrite=True)
 
@@ -223,6 +261,31 @@ def test_a_key_of_a_new_column_replaces_every_row(items: Database, target: Datab
 
     assert raw_key(target) == ["code"]
     assert_equal(items, target, FULL)
+
+
+def test_a_key_may_be_lost_and_gained(items: Database, target: Database) -> None:
+    """Without a key rows may stand twice; with one again, one of them is left."""
+    land_one(items, target, FULL)
+    items.execute(
+        "ALTER TABLE public.items DROP CONSTRAINT items_pkey, ALTER id DROP NOT NULL;"
+        "INSERT INTO public.items SELECT * FROM public.items WHERE id <= 30;"
+        "INSERT INTO public.items VALUES (NULL, 'nobody', 1)"
+    )
+    error = failure(items, target, FULL)
+    land_one(items, target, FULL, allow_rewrite=True)
+    assert error.detail == "The key is none now, (id) in the raw table."
+    assert target.execute(f"SELECT count(*), count(DISTINCT id) FROM {RAW}") == [(531, 500)]
+    assert raw_key(target) == []
+
+    items.execute(
+        "TRUNCATE public.items; ALTER TABLE public.items ADD PRIMARY KEY (id);"
+        "INSERT INTO public.items SELECT i, 'new', 1 FROM generate_series(1, 500) AS i"
+    )
+    land_one(items, target, FULL)
+    assert_equal(items, target, FULL)
+    assert raw_key(target) == []
+    land_one(items, target, FULL, allow_rewrite=True)
+    assert raw_key(target) == ["id"]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,20 @@ def test_an_extra_may_be_text() -> None:
     assert resolve_connection("digitalocean_postgres", environ) == EXPECTED
 
 
+@pytest.mark.parametrize(
+    "extra", ["mask_salt=s%2Fo+l", "__extra__=%7B%22mask_salt%22%3A+%22s%2Fo+l%22%7D"]
+)
+def test_the_salt_of_masks_is_an_extra_that_no_repr_shows(extra: str) -> None:
+    environ = {"AIRFLOW_CONN_A": f"postgresql://u:p@h/d?{extra}"}
+    found = resolve_connection("a", environ)
+
+    assert found.mask_salt == "s/o l"
+    assert "s/o l" not in repr(found)
+    assert "mask_salt" not in found.as_libpq()
+    assert len(found.mask_salt_digest or "") == 8
+    assert EXPECTED.mask_salt_digest is None
+
+
 def test_no_repr_shows_the_password() -> None:
     assert "p/w" not in repr(EXPECTED)
     assert "p/w" not in str(EXPECTED)

@@ -12,7 +12,7 @@ from extract_load.fingerprint import fingerprint_of
 from extract_load.identifiers import TableName
 from extract_load.planner import plan_table
 from extract_load.settings_file import settings_from_document
-from extract_load.table_plan import PlanOptions, Publish, TargetState
+from extract_load.table_plan import PlanOptions, Publish, TargetState, servers_of
 from extract_load.watermark import Watermark
 
 INT = TypeDefinition(23, "pg_catalog", "int4", "b", 0, 0, None)
@@ -74,7 +74,7 @@ def saved(table: TableSettings, **changed: Any) -> Watermark:
     facts = {
         "target_oid": 2,
         "identity": CUT.identity,
-        "fingerprint": fingerprint_of(table, SCHEMA),
+        "fingerprint": fingerprint_of(table, SCHEMA, servers_of(CUT, TargetState(RAW, None))),
         "lsn": "0/FF",
         "cursor_value": "7",
         "xid": 150,
@@ -122,6 +122,7 @@ CHANGED = "changed since the last publish: "
     ("changed", "told"),
     [
         ({"identity": None}, "the watermark was reset"),
+        ({"fingerprint": None}, "the raw table was altered, and not published since"),
         ({"identity": {**CUT.identity, "system_identifier": "other"}}, SERVER),
         ({"identity": {**CUT.identity, "timeline": 2}}, SERVER),
         ({"identity": {**CUT.identity, "database_oid": 6}}, SERVER),

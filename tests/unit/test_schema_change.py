@@ -11,6 +11,7 @@ from extract_load.ddl import SchemaChange
 from extract_load.errors import SchemaMismatch
 from extract_load.fingerprint import fingerprint_of
 from extract_load.identifiers import TableName
+from extract_load.kept_types import ServerPair
 from extract_load.raw_table import RawTableFacts, Readers
 from extract_load.retyping import keeps_rows
 from extract_load.schema_change import plan_schema_change
@@ -44,6 +45,7 @@ RAW = replace(
 )
 OWN_KEY = RawTableFacts(key_constraint="items_pkey")
 VIEW = Readers(2, True, ["staging.stg_items", "marts.items"])
+SERVERS = ServerPair(160000)
 TOLD = 'changes of "public.items" cannot be followed in target "b"'
 
 
@@ -53,17 +55,18 @@ def change(
     facts: RawTableFacts = OWN_KEY,
     allow_rewrite: bool = False,
     is_reset: bool = False,
+    oid: int = SOURCE.oid,
     **keys: Any,
 ) -> SchemaChange:
     """The plan for a source with these columns, published before as `SOURCE`."""
-    table, now = settings(**keys), replace(SOURCE, columns=columns or SOURCE.columns)
+    table, now = settings(**keys), replace(SOURCE, oid=oid, columns=columns or SOURCE.columns)
     if primary_key := keys.get("primary_key"):
         now = replace(now, unique_keys=(tuple(primary_key),), primary_key=tuple(primary_key))
-    fingerprint = None if is_reset else fingerprint_of(settings(), SOURCE)
+    fingerprint = None if is_reset else fingerprint_of(settings(), SOURCE, SERVERS)
     key = key_of(table, now)
     sides = Sides(
         table,
-        make_contract(now, landed_columns(table, now, key), key),
+        make_contract(now, landed_columns(table, now, key), key, SERVERS),
         key,
         now,
         TargetState(raw, Watermark(2, {}, fingerprint, None, None, None, "2026-01-01"), facts),
@@ -288,6 +291,21 @@ def test_a_column_dropped_and_added_is_used_again() -> None:
     assert said(change(ID, NOTE, again, raw=raw)) == []
 
 
+def test_a_table_created_anew_has_no_renamed_columns() -> None:
+    """Its second column is not the old one's: a view over `name` must not show it."""
+    planned = change(ID, replace(NAME, name="title"), NOTE, oid=77)
+    assert said(planned) == [
+        'add column "title" character varying(10)',
+        'alter column "name" drop not null',
+    ]
+
+
+def test_a_column_that_the_settings_leave_out_stays_too() -> None:
+    planned = change(exclude_columns=["name"])
+    assert said(planned) == ['alter column "name" drop not null']
+    assert planned.notes[0].startswith('Column "name" is not landed any more.')
+
+
 def test_after_a_reset_nobody_knows_a_rename() -> None:
     planned = change(ID, replace(NAME, name="title"), NOTE, is_reset=True)
     assert said(planned) == [
@@ -332,6 +350,36 @@ def test_a_key_without_an_index_is_told_and_built_when_asked() -> None:
 def test_an_index_of_somebody_else_holds_the_key_as_well() -> None:
     raw = replace(RAW, unique_keys=(("id",), ("name", "id")), primary_key=())
     assert change(raw=raw, primary_key=["id", "name"]) == SchemaChange()
+
+
+def test_an_index_of_somebody_else_does_not_keep_a_key_that_is_too_short() -> None:
+    """Rows of the source may stand twice under the old key."""
+    raw = replace(RAW, unique_keys=(("id",), ("id", "name")))
+    with pytest.raises(SchemaMismatch, match="the key of"):
+        change(raw=raw, primary_key=["id", "name"])
+
+
+def test_a_key_beside_the_landed_one_is_left_to_its_owner() -> None:
+    """An adopted table may have a primary key of its own beside the one that is landed by."""
+    serial = Column(5, "serial", 23, -1, "integer", is_not_null=True)
+    raw = replace(
+        RAW,
+        columns=(*RAW.columns, serial),
+        unique_keys=(("serial",), ("id",)),
+        primary_key=("serial",),
+    )
+    facts = replace(OWN_KEY, filled_by_default=("serial",))
+    assert change(raw=raw, facts=facts, schema_change="fail") == SchemaChange()
+
+
+def test_a_nullable_key_is_told_with_its_index_alone() -> None:
+    raw = replace(
+        RAW,
+        columns=(replace(ID, is_not_null=False), NAME, NOTE, LOADED_AT),
+        unique_keys=(),
+        primary_key=(),
+    )
+    assert said(change(raw=raw, allow_rewrite=True)) == ['add primary key ("id")']
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import yaml
 
-from extract_load.config import Deletes, SyncMode, TableSettings
+from extract_load.config import Deletes, Mask, SyncMode, TableSettings
 from extract_load.errors import ConfigError
 from extract_load.identifiers import check_name, parse_table_name
 from extract_load.settings_file import settings_from_document
@@ -63,6 +64,16 @@ def test_a_lookback_is_a_duration_or_a_number(written: object, meant: object) ->
     assert one(lookback=written).lookback == meant
 
 
+def test_null_is_a_mask_as_yaml_and_as_text() -> None:
+    written = yaml.safe_load("{b: null, a: sha256, c: 'null', d: ~}")
+    assert one(mask=written).mask == (
+        ("a", Mask.SHA256),
+        ("b", Mask.NULL),
+        ("c", Mask.NULL),
+        ("d", Mask.NULL),
+    )
+
+
 def test_a_key_is_one_name_or_a_list() -> None:
     assert one(primary_key="id").primary_key == ("id",)
     assert one(primary_key=["a", "b"]).primary_key == ("a", "b")
@@ -100,6 +111,13 @@ def test_connections_come_from_the_environment_where_nobody_names_them() -> None
         ),
         ({"custom_where": "a b"}, "is not one expression"),
         ({"custom_where": "*"}, "is not one expression"),
+        ({"mask": "email"}, "'email' is no mapping of column names to sha256 or null"),
+        ({"mask": {"a": "md5"}}, "'md5' is no mask for \"a\"; known: sha256, null"),
+        ({"mask": {"a": "null"}, "primary_key": ["b", "a"]}, '"a" is key or cursor'),
+        (
+            {"mask": {"a": None}, "sync_mode": "incremental_sync", "incremental_field": "a"},
+            '"a" is key or cursor',
+        ),
     ],
 )
 def test_what_a_key_gets_wrong(keys: dict[str, Any], told: str) -> None:
@@ -189,6 +207,11 @@ def test_a_table_may_have_several_targets_each_with_its_own_mode() -> None:
             "is the same for all targets",
         ),
         (
+            [{"conn_id": "a", "table": "b.c", "mask": {"x": None}}],
+            "targets[1].mask",
+            "is the same for all targets",
+        ),
+        (
             [{"conn_id": "a", "table": "b.c"}, {"conn_id": "a", "table": "b.d", "batch_size": 0}],
             "targets[2].batch_size",
             "should be greater than or equal to 1",
@@ -199,7 +222,15 @@ def test_a_table_may_have_several_targets_each_with_its_own_mode() -> None:
             "needed by incremental_sync",
         ),
     ],
-    ids=["none", "no mapping", "no table", "a shared key", "a wrong key", "a missing key"],
+    ids=[
+        "none",
+        "no mapping",
+        "no table",
+        "a shared key",
+        "a mask",
+        "a wrong key",
+        "a missing key",
+    ],
 )
 def test_what_targets_get_wrong(targets: list[Any], key: str, told: str) -> None:
     document = {**CONNECTIONS, "tables": [{"source": "public.users", "targets": targets}]}
