@@ -97,6 +97,11 @@ test-matrix: $(STAMP) ## Every pair of PostgreSQL 13 to 18, on builds from npm
 test-regression: $(STAMP) ## PostgreSQL's own regression database as a source (Debian, postgresql-15)
 	@$(BIN)/python -m pytest -m regression tests/regression $(ARGS)
 
+.PHONY: soak
+soak: $(STAMP) ## Random histories for hours: make soak [SECONDS=3600] [COUNT=0] [SEED=...]
+	@$(BIN)/python -m tests.histories.soak --seconds $(or $(SECONDS),3600) \
+		--count $(or $(COUNT),0) $(if $(SEED),--seed $(SEED))
+
 .PHONY: test-all
 test-all: test test-slow ## ... and what is slower; for root, `make test` again in a copy as nobody
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.support.as_nobody make test; fi

@@ -87,9 +87,9 @@ class Cursor:
         it serves columns without one.
         """
         back = lookback_of(self.type, self.lookback)
-        if isinstance(back, timedelta) and watermark.open_for is not None:
-            back = reaching(self.values.unit, back, watermark.open_for)
         try:
+            if isinstance(back, timedelta) and watermark.open_for is not None:
+                back = reaching(self.values.unit, back, watermark.open_for)
             return self.values.before(watermark.cursor_value or "", back)
         except (ValueError, OverflowError):
             return None

@@ -74,13 +74,20 @@ def lookback_of(cursor_type: CursorType, written: timedelta | float | None) -> t
     if not written:
         return timedelta() if values.is_temporal else Decimal(0)
     if values.unit == DURATION:
-        return written if isinstance(written, timedelta) else timedelta(seconds=written)
+        return (
+            written if isinstance(written, timedelta) else _at_most(written, _DAY.total_seconds())
+        )
     if values.unit == DAYS:
-        return written if isinstance(written, timedelta) else timedelta(days=written)
+        return written if isinstance(written, timedelta) else _at_most(written, 1)
     if values.unit == NUMBER and not isinstance(written, timedelta):
-        return Decimal(str(written)).normalize()
+        return Decimal(format(Decimal(str(written)).normalize(), "f"))  # 50, not 5E+1
     msg = f"{values.unit}, such as 1000" if values.unit else "0: nothing lies a span before a text"
     raise ValueError(msg)
+
+
+def _at_most(count: float, a_day: float) -> timedelta:
+    """So many of a unit, or the longest time there is: more is before every calendar, too."""
+    return timedelta(days=min(count / a_day, timedelta.max.days))
 
 
 def reaching(unit: str, lookback: timedelta, open_for: timedelta) -> timedelta:

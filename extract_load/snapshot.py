@@ -117,8 +117,7 @@ class SourceSnapshot:
         """
         with self.looking() as reader:
             for leaf in leaves:
-                # A view's functions are looked up when it is planned.
-                use_path(reader, leaf.search_path)
+                use_path(reader, leaf.search_path)  # where a view's functions look
                 reader.execute(_lock(leaf), doing=f'lock "{leaf.name}" against DDL')
                 if not _is_unchanged(reader, leaf):
                     raise SnapshotLost(

@@ -61,8 +61,8 @@ where target_schema = %(target_schema)s and target_table = %(target_table)s
 -- name: write_watermark
 insert into extract_load.watermarks (
     target_schema, target_table, target_oid, source_connection, source_table, sync_mode,
-    identity, fingerprint, lsn, cursor_value, open_for, xid, snapshot_xid, loaded_at,
-    published_at, run_id
+    identity, fingerprint, lsn, cursor_value, open_for, xid, snapshot_xid,
+    loaded_at, published_at, run_id
 )
 values (
     %(target_schema)s, %(target_table)s, %(target_oid)s,

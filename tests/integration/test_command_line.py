@@ -209,7 +209,7 @@ BAD_SETTINGS = [
     ({"sync_mode": "incremental_sync"}, "public.users.incremental_field: needed by"),
     ({"batch_size": "many"}, "public.users.batch_size: should be a valid integer"),
     ({"batch_sise": 10}, 'public.users.batch_sise: no such key; did you mean "batch_size"?'),
-    ({"late_rows": "xmin"}, "public.users.late_rows: not built yet in this version"),
+    ({"distributed": True}, "public.users.distributed: not built yet in this version"),
     ({"source": "users"}, "users.source: 'users' is no table name"),
     ({"custom_where": ""}, "public.users.custom_where: it is empty"),
     ({"custom_where": "a = 1) OR (1 = 1"}, "is no SQL expression"),

@@ -291,6 +291,16 @@ def test_a_lookback_of_another_kind_is_named(
     assert failed.error.detail.endswith(f"its lookback is {wanted}.")
 
 
+@pytest.mark.parametrize("type_text", ["timestamptz", "date"])
+def test_a_lookback_before_every_calendar_reads_everything(
+    source: Database, target: Database, type_text: str
+) -> None:
+    create(source, f"{type_text} NOT NULL", "'2026-01-01'", "'0001-01-01'")
+    table = {**BY_CURSOR, "lookback": 1e300}
+    land_one(source, target, table)
+    assert land_one(source, target, table).baseline
+
+
 def test_the_hour_that_autumn_repeats_needs_a_lookback_above_it(
     source: Database, target: Database
 ) -> None:
