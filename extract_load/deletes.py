@@ -114,7 +114,7 @@ def _differing_buckets(
         for leaf in plan.source.leaves:
             rows = sql.SQL("{} WHERE {}").format(from_leaf(plan, leaf), plan.belongs)
             with source.reading(leaf) as reader:
-                add_sums(reader.execute(buckets.sums(rows, digest, digest), doing=doing), sums)
+                add_sums(reader.execute(buckets.sums(rows, digest), doing=doing), sums)
         return sums
 
     def of_target() -> Sums:
@@ -126,7 +126,7 @@ def _differing_buckets(
         with session.transaction(READ_CONSISTENT):
             for alias, rows in (("s", landed), ("t", kept)):
                 digest = key_digest(raw_values(plan, plan.key, alias))
-                add_sums(session.execute(buckets.sums(rows, digest, digest), doing=doing), sums)
+                add_sums(session.execute(buckets.sums(rows, digest), doing=doing), sums)
         return sums
 
     return replace(buckets, chosen=differing_buckets(*at_once(of_source, of_target)))

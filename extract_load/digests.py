@@ -17,6 +17,7 @@ _SHORT = re.compile(
 """Types whose texts are short enough to be hashed together."""
 
 _FEWEST_BITS, _MOST_BITS = 6, 16
+_SUMMED_BYTES = 16
 _ARGUMENTS = 50
 """PostgreSQL's functions end at 100."""
 
@@ -109,16 +110,14 @@ class Buckets:
         wanted = math.ceil(math.log2(4 * math.sqrt(max(rows, 1))))
         return cls(min(_MOST_BITS, max(_FEWEST_BITS, wanted)))
 
-    def number(self, digest: sql.Composable) -> sql.Composable:
-        """Returns the SQL expression for a digest's bucket."""
-        return sql.SQL("('x' || left(encode({}, 'hex'), 4))::bit(16)::integer >> {}").format(
-            digest, sql.Literal(_MOST_BITS - self.bits)
-        )
-
     def holds(self, digest: sql.Composable) -> sql.Composable:
         """Returns the condition for a digest to be in one of the chosen buckets."""
+        # As in `sums`, but computing the digest once.
+        number = sql.SQL("('x' || left(encode({}, 'hex'), 4))::bit(16)::integer >> {}").format(
+            digest, self._shift
+        )
         return sql.SQL("get_bit({}::bytea, {}) = 1").format(
-            sql.Literal("\\x" + self._bitmap().hex()), self.number(digest)
+            sql.Literal("\\x" + self._bitmap().hex()), number
         )
 
     def _bitmap(self) -> bytes:
@@ -129,20 +128,39 @@ class Buckets:
         return bytes(bits)
 
     def sums(
-        self, rows: sql.Composable, key: sql.Composable, digest: sql.Composable
+        self, rows: sql.Composable, digest: sql.Composable, key: sql.Composable | None = None
     ) -> sql.Composable:
-        """Returns the query for the count and the 128-bit sum of digests in each bucket.
+        """Returns the query for the count and the sum of 128-bit digests in each bucket.
 
-        Sums, not XOR: two equal rows would cancel. The halves are summed by themselves.
+        Sums, not XOR: two equal rows would cancel. Bytes are summed by themselves and weighted
+        then, which is the same number and much quicker than to make numbers of digests.
 
         Args:
             rows: What follows FROM, its WHERE included.
-            key: Digest that names the bucket.
             digest: What is summed.
+            key: The digest that names the bucket; None: the same.
         """
+        digests = sql.SQL("{} AS digest, {} AS key").format(digest, key or sql.SQL("NULL"))
+        named_by = sql.SQL("digest" if key is None else "key")
+        weighted = (
+            sql.SQL("sum(get_byte(digest, {}))::numeric * {}").format(
+                sql.Literal(place), sql.Literal(256 ** (_SUMMED_BYTES - 1 - place))
+            )
+            for place in range(_SUMMED_BYTES)
+        )
         return sql.SQL(
-            "SELECT bucket, count(*), sum(('x' || left(digits, 16))::bit(64)::bigint),"
-            " sum(('x' || substr(digits, 17, 16))::bit(64)::bigint) FROM ("
-            "SELECT {bucket} AS bucket, encode({digest}, 'hex') AS digits FROM {rows} OFFSET 0"
-            ") AS digested GROUP BY bucket"
-        ).format(bucket=self.number(key), digest=digest, rows=rows)
+            "SELECT (get_byte({name}, 0) << 8 | get_byte({name}, 1)) >> {shift} AS bucket,"
+            " count(*), {sum} FROM (SELECT {digests} FROM {rows} OFFSET 0) AS digested"
+            " GROUP BY bucket"
+        ).format(
+            name=named_by,
+            shift=self._shift,
+            sum=sql.SQL(" + ").join(weighted),
+            digests=digests,
+            rows=rows,
+        )
+
+    @property
+    def _shift(self) -> sql.Composable:
+        """How far the first two bytes of a digest are shifted to be a number of a bucket."""
+        return sql.Literal(_MOST_BITS - self.bits)

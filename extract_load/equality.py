@@ -21,8 +21,8 @@ from extract_load.connection import Session
 from extract_load.digests import Buckets, Value, key_digest, row_digest
 
 Key = tuple[str | None, ...]
-Sums = dict[int, tuple[int, int, int]]
-"""Count and both halves of the sum, by bucket."""
+Sums = dict[int, tuple[int, int]]
+"""Count and sum of digests, by bucket."""
 Result = TypeVar("Result")
 
 NO_ROW = sql.SQL("false")
@@ -151,8 +151,8 @@ def compare(
         for kind, is_recent, count, key in _findings(source, target, chosen):
             found[judge(kind, is_recent)].add(count, key)
     return TableDifference(
-        source_rows=sum(count for count, _, _ in ours.values()),
-        target_rows=sum(count for count, _, _ in theirs.values()),
+        source_rows=sum(count for count, _ in ours.values()),
+        target_rows=sum(count for count, _ in theirs.values()),
         missing_count=found[Finding.MISSING].count,
         extra_count=found[Finding.EXTRA].count,
         different_count=found[Finding.DIFFERENT].count,
@@ -190,9 +190,9 @@ def at_once(first: Callable[[], Result], second: Callable[[], Result]) -> tuple[
 
 def add_sums(found: Iterable[Sequence[int]], sums: Sums) -> None:
     """Adds the rows of a query of `Buckets.sums` to what was found elsewhere."""
-    for bucket, count, high, low in found:
-        known = sums.get(bucket, (0, 0, 0))
-        sums[bucket] = (known[0] + count, known[1] + int(high), known[2] + int(low))
+    for bucket, count, total in found:
+        known = sums.get(bucket, (0, 0))
+        sums[bucket] = (known[0] + count, known[1] + int(total))
 
 
 def differing_buckets(ours: Sums, theirs: Sums) -> frozenset[int]:
@@ -206,7 +206,7 @@ def _row_sums(side: Side, buckets: Buckets) -> Sums:
     sums: Sums = {}
     for number, part in enumerate(side.parts):
         rows = sql.SQL("{} WHERE {}").format(part.origin, part.belongs)
-        query = buckets.sums(rows, side.key_digest, side.digest)
+        query = buckets.sums(rows, side.digest, side.key_digest if side.key else None)
         with side.reading((number,)) as session:
             add_sums(session.execute(query, doing="compare the rows"), sums)
     return sums

@@ -295,3 +295,21 @@ def no_false_alarm(items: Database, target: Database, table: dict[str, Any], rou
         for thread in threads:
             thread.join(timeout=30)
     assert min(written) > rounds
+
+
+def test_masked_and_mapped_columns_are_compared_as_they_land(
+    source: Database, target: Database
+) -> None:
+    source.execute(
+        "CREATE TYPE public.mood AS ENUM ('sad', 'ok');"
+        "CREATE TABLE public.items (id int PRIMARY KEY, email text, phone text, mood public.mood,"
+        ' bytes bytea, small bpchar, sign "char");'
+        "INSERT INTO public.items SELECT i, i || '@example.com', '1', 'ok', '\\x00ff', 'a ', 'x'"
+        " FROM generate_series(1, 50) AS i"
+    )
+    table = {**XMIN, "mask": {"phone": None}}
+    land_one(source, target, table)
+    assert verify(source, target, table).status == "equal"
+    target.execute(f"UPDATE {RAW} SET small = 'a' WHERE id = 3")
+
+    assert counts(verify(source, target, table)) == (0, 0, 1, 0)
