@@ -187,6 +187,17 @@ def _runs(
     )
 
 
+def _open_transactions(cursor_type: str) -> st.SearchStrategy[list[Sql]]:
+    """What a session has written, and not committed, when a run begins."""
+    if cursor_type == "bigint":
+        return st.just([])
+    values = _CURSORS[cursor_type]
+    update = st.tuples(_updates(), _SESSIONS).map(
+        lambda one: Sql(Template(one[0]).substitute(values), one[1])
+    )
+    return st.lists(update, max_size=1)
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> History:
     """Draws a history: mostly of one mode, as tables have it, sometimes of several."""
@@ -202,8 +213,9 @@ def histories(draw: st.DrawFn) -> History:
     meanwhile = st.one_of(statements, _rude(kind, cursor_type))
     some = st.lists(statements, min_size=1, max_size=5)
     steps: list[Step] = [Sql(Template(_FIRST_ROWS).substitute(_CURSORS[cursor_type]))]
-    for _ in range(draw(st.integers(2, 4))):
+    for _ in range(draw(st.integers(1, 3))):
         steps += draw(some)
+        steps += draw(_open_transactions(cursor_type))
         steps.append(draw(_runs(modes, deletes, meanwhile)))
     steps += draw(some)
     where = draw(st.sampled_from([None, None, "amount > 3", "body LIKE 'a%' OR amount IS NULL"]))
