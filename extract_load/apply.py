@@ -7,7 +7,7 @@ from psycopg2 import sql
 from extract_load.catalog import read_columns
 from extract_load.config import Deletes
 from extract_load.connection import Session
-from extract_load.deletes import count_live, guard
+from extract_load.deletes import Evidence, count_live, guard
 from extract_load.difference import (
     delete_gone,
     insert_new,
@@ -44,7 +44,7 @@ def apply_difference(
     plan: TablePlan,
     loaded_at: str,
     *,
-    keys: TableName | None,
+    evidence: Evidence,
     source_rows: int | None,
     allow_deletes: bool,
 ) -> Applied:
@@ -54,7 +54,7 @@ def apply_difference(
         session: In the publishing transaction.
         plan: The table's.
         loaded_at: The publish's own time, for every row it changes.
-        keys: A table of every key in the snapshot; None where no row can be gone.
+        evidence: What tells which rows are gone.
         source_rows: Rows of the snapshot, where they were counted.
         allow_deletes: Whether the guards are off.
 
@@ -63,7 +63,7 @@ def apply_difference(
         TargetError: If a unique index of somebody else's does not take the rows, or a foreign key
             forbids a delete or would spread it.
     """
-    deleted = _delete(session, plan, loaded_at, keys, source_rows, allow_deletes=allow_deletes)
+    deleted = _delete(session, plan, loaded_at, evidence, source_rows, allow_deletes=allow_deletes)
     if not plan.key:
         missing = insert_missing(plan, loaded_at)
         return Applied(_insert(session, plan, missing, None)[0], deleted=deleted)
@@ -80,12 +80,13 @@ def _delete(
     session: Session,
     plan: TablePlan,
     loaded_at: str,
-    keys: TableName | None,
+    evidence: Evidence,
     source_rows: int | None,
     *,
     allow_deletes: bool,
 ) -> int:
     purged = deleted = 0
+    keys = evidence.keys
     if plan.deletes is Deletes.HARD and plan.has_tombstones:
         purged = _deleted(session, plan, purge_tombstones(plan))
     if keys is not None or plan.has_ambiguous_rows:
@@ -93,7 +94,7 @@ def _delete(
         if plan.has_ambiguous_rows:
             deleted += _deleted(session, plan, remove_ambiguous(plan))
         if keys is not None and plan.key:
-            deleted += _deleted(session, plan, delete_gone(plan, keys, loaded_at))
+            deleted += _deleted(session, plan, delete_gone(plan, keys, loaded_at, evidence.among))
         elif keys is not None:
             deleted += _deleted(session, plan, delete_surplus(plan, loaded_at))
         if not allow_deletes:

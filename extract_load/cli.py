@@ -1,4 +1,4 @@
-"""The command line: `extract-load plan | run | status | reset`. Alone prints and exits."""
+"""The command line: `extract-load plan | run | verify | status | reset`. Alone prints and exits."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-NOT_BUILT_COMMANDS = frozenset({"verify", "doctor", "discover", "report"})
+NOT_BUILT_COMMANDS = frozenset({"doctor", "discover", "report"})
 """Commands of a later version."""
 
 
@@ -115,6 +115,17 @@ def _allow_rewrite(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _wait(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--wait",
+        type=click.FloatRange(min=0),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For a table that another run writes.",
+    )(command)
+
+
 class _Command(click.Command):
     """A command whose errors are printed in our form."""
 
@@ -166,14 +177,7 @@ def cli() -> None:
 @click.option("--allow-deletes", is_flag=True, help="Switch the delete guards off for this run.")
 @_allow_rewrite
 @click.option("--workers", type=click.IntRange(1, 32), help="Chunks at a time, for every table.")
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For a table that another run writes.",
-)
+@_wait
 def run(**options: Any) -> int:
     """Extracts, loads and publishes tables, then reports.
 
@@ -242,6 +246,27 @@ def plan(**options: Any) -> int:
         lambda: plans_as_text(planned, models),
     )
     return 1 if any(table.error for table in planned) else 0
+
+
+@cli.command(cls=_Command)
+@_common
+@click.option("--settle", is_flag=True, help="Run the tables, then compare in that snapshot.")
+@_wait
+def verify(**options: Any) -> int:
+    """Proves that raw tables hold what their sources hold; names the keys that differ.
+
+    Reads only, unless --settle runs the tables first. Exit status: 1 a table differs or could
+    not be compared, 2 settings or arguments wrong.
+    """
+    from extract_load.selection import resolve_all, select_tables
+    from extract_load.verification import Verification
+
+    settings, environ = _load(options)
+    tables = select_tables(settings, options["select"], options["target"])
+    verification = Verification(settings, tables, resolve_all(tables, environ, None))
+    report = verification.settle(options["wait"]) if options["settle"] else verification.look()
+    _print(options, report.as_dict(), report.as_text)
+    return 1 if report.is_bad else 0
 
 
 @cli.command(cls=_Command)

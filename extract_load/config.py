@@ -53,6 +53,8 @@ class Verify(StrEnum):
 
     COUNT = "count"
     """The counts of source snapshot, scratch and raw table add up."""
+    CHECKSUM = "checksum"
+    """The counts, and that digests of all rows are the same on both sides."""
     OFF = "off"
     """Nothing beyond what the chunks themselves prove."""
 

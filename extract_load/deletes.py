@@ -1,15 +1,23 @@
-"""Which rows left the source: counts first, keys where the counts do not prove it, guards."""
+"""Which rows left the source: counts first, then sums of keys by bucket, then keys; guards.
 
-from dataclasses import dataclass
+Buckets are filled by the text of keys, so equal keys of other texts (1.0 and 1.00) make two of
+them differ. Keys of those buckets are compared by their own equality: a bucket can only say too
+often that something differs.
+"""
+
+from dataclasses import dataclass, field, replace
 
 from psycopg2 import sql
 
-from extract_load import lease, ledger
+from extract_load import lease, ledger, log
+from extract_load.comparison import raw_values, source_values
 from extract_load.config import Deletes
-from extract_load.connection import Session
+from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.difference import is_live, same_key
+from extract_load.digests import Buckets, key_digest
+from extract_load.equality import Sums, add_sums, at_once, differing_buckets
 from extract_load.errors import GuardTripped, VerificationFailed
-from extract_load.extract import copy_keys_query, copy_rows_query
+from extract_load.extract import copy_keys_query, copy_rows_query, from_leaf
 from extract_load.identifiers import TableName
 from extract_load.load import Load, build_key, copy_in_keys, copy_in_query, copy_into, create_keys
 from extract_load.snapshot import SourceSnapshot
@@ -22,7 +30,10 @@ MISSING_ROWS_CHUNK = -1
 FEW_ROWS = 20
 """Up to this many deletes the ratio is not asked: five of ten rows are no accident."""
 
+EVERY_ROW = sql.SQL("true")
 _KEYS_PER_QUERY = 5000
+
+logger = log.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,11 +41,13 @@ class Evidence:
     """What tells which rows are gone."""
 
     keys: TableName | None
-    """A table of every key in the snapshot; None when nothing is gone, or nobody asks."""
+    """A table of keys in the snapshot; None when nothing is gone, or nobody asks."""
     missing_rows: int = 0
     """Rows the raw table lacked although no window held them; they are landed."""
     bytes: int = 0
     """What they took on the wire."""
+    among: sql.Composable = field(default_factory=lambda: EVERY_ROW)
+    """The condition for a raw row `t` to be gone when its key is not in `keys`."""
 
 
 def gather(session: Session, source: SourceSnapshot, load: Load, source_rows: int) -> Evidence:
@@ -57,10 +70,26 @@ def gather(session: Session, source: SourceSnapshot, load: Load, source_rows: in
     with session.transaction():
         if _nothing_is_gone(session, plan, source_rows):
             return Evidence(None)
-    _land_keys(session, source, load)
-    if plan.deletes is Deletes.IGNORE:
+    if not plan.is_key_proved:  # by reading every key
+        _land_keys(session, source, load, EVERY_ROW)
+        is_asked = plan.deletes is not Deletes.IGNORE
+        return _land_missing(session, source, load) if is_asked else Evidence(None)
+    return _gather_by_bucket(session, source, load, source_rows)
+
+
+def _gather_by_bucket(
+    session: Session, source: SourceSnapshot, load: Load, source_rows: int
+) -> Evidence:
+    """Moves the keys of those buckets only in which something is gone or missing."""
+    plan = load.plan
+    differing = _differing_buckets(session, source, plan, source_rows)
+    if not differing.chosen:
         return Evidence(None)
-    return _land_missing(session, source, load)
+    in_source = differing.holds(key_digest(source_values(plan, plan.key)))
+    _land_keys(session, source, load, in_source)
+    in_raw = differing.holds(key_digest(raw_values(plan, plan.key, "t")))
+    among = sql.SQL("{} AND {}").format(in_raw, _not_in_scratch(plan))
+    return replace(_land_missing(session, source, load), among=among)
 
 
 def _nothing_is_gone(session: Session, plan: TablePlan, source_rows: int) -> bool:
@@ -72,16 +101,56 @@ def _nothing_is_gone(session: Session, plan: TablePlan, source_rows: int) -> boo
     return count_live(session, plan) + _count_new(session, plan) == source_rows
 
 
-def _land_keys(session: Session, source: SourceSnapshot, load: Load) -> None:
-    """Reads every key of the snapshot; one that stands twice is an error."""
+def _differing_buckets(
+    session: Session, source: SourceSnapshot, plan: TablePlan, source_rows: int
+) -> Buckets:
+    """The buckets in which the source's keys are not those the raw table will have."""
+    buckets = Buckets.for_rows(source_rows)
+    doing = f'compare the keys of "{plan.settings.source}"'
+
+    def of_source() -> Sums:
+        digest = key_digest(source_values(plan, plan.key))
+        sums: Sums = {}
+        for leaf in plan.source.leaves:
+            rows = sql.SQL("{} WHERE {}").format(from_leaf(plan, leaf), plan.belongs)
+            with source.reading(leaf) as reader:
+                add_sums(reader.execute(buckets.sums(rows, digest, digest), doing=doing), sums)
+        return sums
+
+    def of_target() -> Sums:
+        sums: Sums = {}
+        landed = sql.SQL("{} AS s").format(plan.scratch.sql)
+        kept = sql.SQL("{} AS t WHERE {} AND {}").format(
+            plan.settings.target.sql, is_live(plan, "t"), _not_in_scratch(plan)
+        )
+        with session.transaction(READ_CONSISTENT):
+            for alias, rows in (("s", landed), ("t", kept)):
+                digest = key_digest(raw_values(plan, plan.key, alias))
+                add_sums(session.execute(buckets.sums(rows, digest, digest), doing=doing), sums)
+        return sums
+
+    return replace(buckets, chosen=differing_buckets(*at_once(of_source, of_target)))
+
+
+def _not_in_scratch(plan: TablePlan) -> sql.Composable:
+    """The condition for a raw row not to be replaced by a landed one."""
+    return sql.SQL("NOT EXISTS (SELECT FROM {} AS s WHERE {})").format(
+        plan.scratch.sql, same_key(plan, "t", "s")
+    )
+
+
+def _land_keys(session: Session, source: SourceSnapshot, load: Load, among: sql.Composable) -> None:
+    """Reads keys of the snapshot; one that stands twice is an error."""
     plan = load.plan
     doing = f'compare the keys of "{plan.settings.source}"'
     with session.transaction(doing="commit the keys"):
         lease.hold(session, load.lease)
         create_keys(session, load)
         for leaf in plan.source.leaves:
-            query = copy_keys_query(plan, leaf)
-            copy_into(session, source, leaf, query, copy_in_keys(load), doing)
+            query = copy_keys_query(plan, leaf, among)
+            moved = copy_into(session, source, leaf, query, copy_in_keys(load), doing)
+            facts = {"leaf": leaf.name.written, "keys": moved.rows, "bytes": moved.bytes}
+            logger.debug("keys read", extra=facts)
         if not plan.is_key_proved:
             build_key(session, plan, load.keys)
         session.execute(sql.SQL("ANALYZE {}").format(load.keys.sql))

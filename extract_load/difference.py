@@ -63,8 +63,17 @@ def remove_ambiguous(plan: TablePlan) -> sql.Composable:
     )
 
 
-def delete_gone(plan: TablePlan, keys: TableName, loaded_at: str) -> sql.Composable:
-    """Returns the statement that deletes, or marks, live rows whose key is not among `keys`."""
+def delete_gone(
+    plan: TablePlan, keys: TableName, loaded_at: str, among: sql.Composable
+) -> sql.Composable:
+    """Returns the statement that deletes, or marks, live rows whose key is not among `keys`.
+
+    Args:
+        plan: The table's.
+        keys: A table of keys.
+        loaded_at: When a row is marked.
+        among: The condition for a row `t` to be one whose key `keys` would hold.
+    """
     soft = plan.deletes is Deletes.SOFT
     action = (
         "UPDATE {raw} AS t SET {deleted} = {at}, {loaded} = {at}"
@@ -72,13 +81,14 @@ def delete_gone(plan: TablePlan, keys: TableName, loaded_at: str) -> sql.Composa
         else "DELETE FROM {raw} AS t"
     )
     return sql.SQL(
-        action + " WHERE {live} AND NOT EXISTS (SELECT FROM {keys} AS s WHERE {match})"
+        action + " WHERE {live} AND {among} AND NOT EXISTS (SELECT FROM {keys} AS s WHERE {match})"
     ).format(
         raw=plan.settings.target.sql,
         deleted=sql.Identifier(DELETED_AT),
         loaded=sql.Identifier(LOADED_AT),
         at=sql.Literal(loaded_at),
         live=is_live(plan, "t"),
+        among=among,
         keys=keys.sql,
         match=same_key(plan, "t", "s"),
     )

@@ -41,10 +41,13 @@ def copy_out_query(plan: TablePlan, chunk: Chunk) -> sql.Composable:
     )
 
 
-def copy_keys_query(plan: TablePlan, leaf: Leaf) -> sql.Composable:
-    """Returns the COPY that reads every key of a leaf in the snapshot."""
-    return sql.SQL("COPY (SELECT {keys} FROM {leaf} WHERE {belongs}) TO STDOUT").format(
-        keys=_key_expressions(plan), leaf=_from(plan, leaf), belongs=plan.belongs
+def copy_keys_query(plan: TablePlan, leaf: Leaf, among: sql.Composable) -> sql.Composable:
+    """Returns the COPY that reads the keys of a leaf for which a condition holds."""
+    return sql.SQL("COPY (SELECT {keys} FROM {leaf} WHERE {belongs} AND {among}) TO STDOUT").format(
+        keys=_key_expressions(plan),
+        leaf=from_leaf(plan, leaf),
+        belongs=plan.belongs,
+        among=among,
     )
 
 
@@ -82,7 +85,9 @@ def count_rows(source: SourceSnapshot, plan: TablePlan) -> int:
     """Returns how many rows the table has in the snapshot."""
     rows = 0
     for leaf in plan.source.leaves:
-        query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(_from(plan, leaf), plan.belongs)
+        query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+            from_leaf(plan, leaf), plan.belongs
+        )
         with source.reading(leaf) as reader:
             found = reader.execute(query, doing=f'count the rows of "{leaf.name}"')
         rows += int(found[0][0])
@@ -182,7 +187,7 @@ def require_regular_cursor(source: SourceSnapshot, plan: TablePlan) -> None:
         return
     for leaf in plan.source.leaves:
         query = sql.SQL("SELECT {}::pg_catalog.text FROM {} WHERE {} AND {} LIMIT 1").format(
-            sql.Identifier(cursor.name), _from(plan, leaf), plan.belongs, irregular
+            sql.Identifier(cursor.name), from_leaf(plan, leaf), plan.belongs, irregular
         )
         with source.reading(leaf) as reader:
             found = reader.execute(query, doing=f'look at the cursor of "{leaf.name}"')
@@ -203,12 +208,15 @@ def _predicate(plan: TablePlan, chunk: Chunk) -> sql.Composable:
 def _select(plan: TablePlan, leaf: Leaf) -> sql.Composable:
     return sql.SQL("SELECT {} FROM {}").format(
         sql.SQL(", ").join(column.expression for column in plan.contract.columns),
-        _from(plan, leaf),
+        from_leaf(plan, leaf),
     )
 
 
-def _from(plan: TablePlan, leaf: Leaf) -> sql.Composable:
-    """ONLY: a table's children are tables of their own. custom_where may name the table."""
+def from_leaf(plan: TablePlan, leaf: Leaf) -> sql.Composable:
+    """Returns what follows FROM to read a leaf.
+
+    ONLY: a table's children are tables of their own. custom_where may name the table.
+    """
     if leaf.oid == plan.source.oid:
         return sql.SQL("ONLY {}").format(leaf.name.sql)
     return sql.SQL("ONLY {} AS {}").format(leaf.name.sql, sql.Identifier(plan.source.name.table))

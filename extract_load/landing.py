@@ -13,6 +13,7 @@ from extract_load import lease, ledger, log
 from extract_load.baseline import is_overtaken
 from extract_load.catalog import read_table
 from extract_load.chunking import Chunk
+from extract_load.comparison import proof_of
 from extract_load.config import Deletes, SyncMode, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
@@ -56,6 +57,8 @@ class LandingOptions:
     allow_rewrite: bool = False
     """Whether raw tables may be altered while their readers wait."""
     wait_seconds: float = 60.0
+    after_publish: "AfterPublish | None" = None
+    """Called with the lease held: no other run publishes meanwhile. Raises nothing."""
 
 
 @dataclass
@@ -87,6 +90,7 @@ class LandingCounts:
             self.retries += 1
 
 
+AfterPublish = Callable[[SourceSnapshot, TablePlan, Session, Publication], None]
 Progress = Callable[[TablePlan, LandingCounts], None]
 """Told after each chunk."""
 
@@ -157,7 +161,7 @@ class Landing:
         )
         if plan.since_note:
             logger.info(plan.since_note)
-        evolve(session, load, lambda: _target_state(session, self._table))
+        evolve(session, load, lambda: read_target_state(session, self._table))
         prepare(session, load)
         self._load_chunks(load, progress)
         finish_scratch(session, load)
@@ -166,11 +170,19 @@ class Landing:
         self._source.wait_flushed()
         with naming_wide_columns(plan):
             publication = attempt(
-                lambda: publish(session, load, facts, allow_deletes=options.allow_deletes),
+                lambda: publish(
+                    session,
+                    load,
+                    facts,
+                    allow_deletes=options.allow_deletes,
+                    prove=proof_of(plan, self._source),
+                ),
                 attempts=PUBLISH_ATTEMPTS,
                 on_retry=self._on_retry,
             )
         follow_up(session, load)
+        if options.after_publish is not None:
+            options.after_publish(self._source, plan, session, publication)
         logger.info(
             "published",
             extra={
@@ -188,7 +200,7 @@ class Landing:
         The lease comes after the run's snapshot; without this a raw table would go back in time.
         """
         with session.transaction():
-            watermark = _target_state(session, self._table).watermark
+            watermark = read_target_state(session, self._table).watermark
         if watermark is None or not is_overtaken(self._source.cut, watermark):
             return
         if self._source.has_reached(watermark.lsn or "0/0"):
@@ -322,6 +334,15 @@ def look_and_plan(
         session: To the target.
         options: Only `full_refresh`, `since` and `allow_rewrite` matter.
     """
+    with session.transaction():
+        state = read_target_state(session, table)
+    return plan_in(table, source, state, options)
+
+
+def plan_in(
+    table: TableSettings, source: SourceSnapshot, state: TargetState, options: LandingOptions
+) -> TablePlan:
+    """Returns the plan for a table whose target was looked at before. Arguments as above."""
     schema = source.table(table.source)
     leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)
     schema = replace(schema, leaves=leaves)
@@ -332,14 +353,8 @@ def look_and_plan(
     if since is not None and table.sync_mode is SyncMode.INCREMENTAL_SYNC:
         with source.reader() as reader:
             since = read_since(reader, table, schema, since)
-    with session.transaction():
-        plan = plan_table(
-            table,
-            schema,
-            source.cut,
-            _target_state(session, table),
-            PlanOptions(options.full_refresh, since, options.allow_rewrite),
-        )
+    asked = PlanOptions(options.full_refresh, since, options.allow_rewrite)
+    plan = plan_table(table, schema, source.cut, state, asked)
     with source.looking() as reader:
         use_path(reader, table.search_path)
         require_boolean(reader, plan)
@@ -347,7 +362,8 @@ def look_and_plan(
     return plan
 
 
-def _target_state(session: Session, table: TableSettings) -> TargetState:
+def read_target_state(session: Session, table: TableSettings) -> TargetState:
+    """Returns what stands in the target, as the caller's transaction sees it."""
     raw = read_table(session, table.target)
     has_ledger = ledger.ledger_version(session) > 0
     return TargetState(

@@ -146,7 +146,8 @@ def read_watermark(session: Session, target: TableName) -> Watermark | None:
     rows = session.execute(queries("ledger")["read_watermark"], _named(target))
     if not rows:
         return None
-    oid, identity, fingerprint, lsn, cursor_value, xid, loaded_at, open_for = rows[0]
+    oid, identity, fingerprint, lsn, cursor_value, xid, loaded_at, *added = rows[0]
+    open_for, snapshot_xid = added
     return Watermark(
         target_oid=oid,
         identity=identity,
@@ -156,6 +157,7 @@ def read_watermark(session: Session, target: TableName) -> Watermark | None:
         xid=None if xid is None else int(xid),
         loaded_at=loaded_at,
         open_for=open_for,
+        snapshot_xid=None if snapshot_xid is None else int(snapshot_xid),
     )
 
 

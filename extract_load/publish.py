@@ -5,6 +5,7 @@ transaction itself. No ON CONFLICT and no MERGE: equal rows are not touched, so 
 their `_loaded_at` and cost no WAL.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from psycopg2 import sql
@@ -46,7 +47,12 @@ class Publication:
 
 
 def publish(
-    session: Session, load: Load, facts: SourceFacts, *, allow_deletes: bool = False
+    session: Session,
+    load: Load,
+    facts: SourceFacts,
+    *,
+    allow_deletes: bool = False,
+    prove: Callable[[Session], None] | None = None,
 ) -> Publication:
     """Publishes what is loaded, with its watermark, in one transaction.
 
@@ -55,6 +61,7 @@ def publish(
         load: The table; its scratch table is dropped in the same transaction.
         facts: What the snapshot holds.
         allow_deletes: Whether the guards are off.
+        prove: Raises where the raw table, as it would be published, is not what it should be.
 
     Raises:
         VerificationFailed: If counts do not add up.
@@ -78,11 +85,13 @@ def publish(
                 session,
                 plan,
                 loaded_at,
-                keys=facts.evidence.keys,
+                evidence=facts.evidence,
                 source_rows=facts.rows,
                 allow_deletes=allow_deletes,
             )
         _verify_live_rows(session, plan, facts)
+        if prove is not None:
+            prove(session)
         _write_watermark(session, load, loaded_at, cursor_value)
         drop_scratch(session, load)
         ledger.forget_checkpoints(session, load.target)
@@ -280,6 +289,7 @@ def _write_watermark(
             "cursor_value": cursor_value,
             "open_for": plan.cut.open_for if cursor_value is not None else None,
             "xid": plan.cut.xmin if mode.saves_xid(plan.settings) else None,
+            "snapshot_xid": plan.cut.xmin,
             "loaded_at": loaded_at,
             "run_id": load.run_id,
         },

@@ -106,8 +106,8 @@ class SourceSnapshot:
             reader.execute("ROLLBACK TO SAVEPOINT looking; RELEASE SAVEPOINT looking")
 
     @contextmanager
-    def reading(self, leaf: Leaf) -> Iterator[Session]:
-        """Yields a reader for one pass over a leaf that still holds what the snapshot shows.
+    def reading(self, *leaves: Leaf) -> Iterator[Session]:
+        """Yields a reader for one pass over leaves that still hold what the snapshot shows.
 
         TRUNCATE and rewriting ALTER TABLE are not MVCC-safe (manual, 13.6): after one, the
         snapshot reads nothing, or rows that came later. The lock keeps them out during the pass.
@@ -116,16 +116,15 @@ class SourceSnapshot:
             SourceUnavailable: If the table was truncated, rewritten or replaced since.
         """
         with self.looking() as reader:
-            use_path(
-                reader, leaf.search_path
-            )  # a view's functions are looked up when it is planned
-            reader.execute(_lock(leaf), doing=f'lock "{leaf.name}" against DDL')
-            if not _is_unchanged(reader, leaf):
-                raise SnapshotLost(
-                    f'"{leaf.name}" was truncated or rewritten during the run',
-                    "The snapshot no longer shows what the table held. Nothing was published.",
-                    "Run again: it takes a new snapshot.",
-                )
+            for leaf in leaves:
+                use_path(reader, leaf.search_path)  # where a view's functions look
+                reader.execute(_lock(leaf), doing=f'lock "{leaf.name}" against DDL')
+                if not _is_unchanged(reader, leaf):
+                    raise SnapshotLost(
+                        f'"{leaf.name}" was truncated or rewritten during the run',
+                        "The snapshot no longer shows what the table held. Nothing was published.",
+                        "Run again: it takes a new snapshot.",
+                    )
             yield reader
 
     def _idle_session(self) -> Session | None:

@@ -43,6 +43,8 @@ class Watermark:
     open_for: timedelta | None = None
     """How long the oldest transaction that the published snapshot did not see ended had run by
     then; None where nobody could tell, or nothing was read by a cursor."""
+    snapshot_xid: int | None = None
+    """64-bit xmin of the published snapshot, also where a cursor is the low bound."""
 
 
 def xmin_window(low: int, high: int) -> Window | None:

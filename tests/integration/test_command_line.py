@@ -209,7 +209,7 @@ BAD_SETTINGS = [
     ({"sync_mode": "incremental_sync"}, "public.users.incremental_field: needed by"),
     ({"batch_size": "many"}, "public.users.batch_size: should be a valid integer"),
     ({"batch_sise": 10}, 'public.users.batch_sise: no such key; did you mean "batch_size"?'),
-    ({"late_rows": "xmin"}, "public.users.late_rows: not built yet in this version"),
+    ({"distributed": True}, "public.users.distributed: not built yet in this version"),
     ({"source": "users"}, "users.source: 'users' is no table name"),
     ({"custom_where": ""}, "public.users.custom_where: it is empty"),
     ({"custom_where": "a = 1) OR (1 = 1"}, "is no SQL expression"),
@@ -434,6 +434,6 @@ def test_wrong_arguments_end_with_2() -> None:
     done = extract_load("run", "--output", "xml")
     assert done.status == 2
     assert "'xml' is not one of" in done.stderr
-    assert_error(extract_load("verify"), 2, '"verify" is not built yet', "plan, reset, run, status")
+    assert_error(extract_load("doctor"), 2, '"doctor" is not built yet', "run, status, verify")
     assert extract_load("nothing").status == 2
     assert PROGRAM.exists()

@@ -250,6 +250,34 @@ def test_a_shorter_key_leaves_one_row_each(
     assert_equal(source, target, table)
 
 
+@pytest.mark.parametrize("deletes", ["soft", "ignore"])
+def test_a_shorter_key_leaves_one_row_each_also_of_those_that_are_gone(
+    source: Database, target: Database, deletes: str
+) -> None:
+    """Their index could not be built otherwise."""
+    table = {**MODES["incremental"], "deletes": deletes}
+    source.execute(
+        "CREATE TABLE public.items (id int, part int, body text,"
+        " updated_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (id, part));"
+        "INSERT INTO public.items SELECT i, p, i || '.' || p"
+        " FROM generate_series(1, 100) i, generate_series(1, 2) p"
+    )
+    land_one(source, target, table)
+    source.execute("DELETE FROM public.items WHERE id = 1")
+    land_one(source, target, table)
+    source.execute(
+        "DELETE FROM public.items WHERE part = 1; ALTER TABLE public.items"
+        " DROP CONSTRAINT items_pkey, ADD PRIMARY KEY (id)"
+    )
+
+    land_one(source, target, table, allow_rewrite=True, allow_deletes=True)
+
+    assert raw_key(target) == ["id"]
+    live = f"SELECT id, part, body FROM {RAW} WHERE id > 1 ORDER BY id"
+    assert target.execute(live) == source.execute(live.replace(RAW, "public.items"))
+    assert target.execute(f"SELECT count(*) FROM {RAW} WHERE id = 1") == [(1,)]
+
+
 def test_a_key_of_a_new_column_replaces_every_row(items: Database, target: Database) -> None:
     land_one(items, target, FULL)
     items.execute(

@@ -12,7 +12,7 @@ import pytest
 from psycopg2 import sql
 
 from extract_load.connection import READ_CONSISTENT, Session
-from extract_load.equality import row_digest
+from extract_load.digests import Value, row_digest
 from extract_load.report import TableResult
 from extract_load.runner import run
 from tests.support.landing import _session, environment, settings
@@ -47,7 +47,9 @@ def digests(
 ) -> Counter[bytes]:
     """Every row's digest, and how often it is there."""
     query = sql.SQL("SELECT {} FROM {} {}").format(
-        row_digest(columns), sql.SQL("ONLY" if only else ""), sql.Identifier(schema, name)
+        row_digest([Value(sql.Identifier(name), "text") for name in columns]),
+        sql.SQL("ONLY" if only else ""),
+        sql.Identifier(schema, name),
     )
     with session.transaction(READ_CONSISTENT):
         return Counter(bytes(digest) for (digest,) in session.execute(query))

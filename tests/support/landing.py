@@ -1,14 +1,16 @@
 """Landing a table in a test, and comparing both sides by the project's own equality."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from psycopg2 import sql
 
 from extract_load.config import Settings
-from extract_load.connection import Session
+from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.connection_parameters import connection_from_airflow
-from extract_load.equality import TableDifference, compare
+from extract_load.digests import Value
+from extract_load.equality import Part, Side, TableDifference, compare
 from extract_load.identifiers import TableName, parse_table_name
 from extract_load.landing import LandingOptions
 from extract_load.report import RunReport, TableResult
@@ -99,14 +101,26 @@ def difference(
 ) -> TableDifference:
     """Returns how raw table and source differ; soft-deleted rows do not count."""
     one = settings(table).tables[0]
+    bytes_ = _byte_columns(target, one.target)
     names = columns or _columns(source, one.source)
     key = list(one.primary_key) or _key(source, one.source)
+
+    def side(session: Session, name: TableName, belongs: sql.Composable) -> Side:
+        def values(wanted: list[str]) -> tuple[Value, ...]:
+            return tuple(Value(sql.Identifier(c), bytes_.get(c, "text")) for c in wanted)
+
+        @contextmanager
+        def reading(_: tuple[int, ...]) -> Iterator[Session]:
+            with session.transaction(READ_CONSISTENT, {"search_path": "pg_catalog, public"}):
+                yield session
+
+        part = Part(sql.SQL("ONLY {}").format(name.sql), belongs)
+        return Side(values(names), values(key), (part,), reading)
+
     has_tombstones = "_deleted_at" in _columns(target, one.target)
     live = sql.SQL("_deleted_at IS NULL" if has_tombstones else "true")
     with _session(source, "source") as ours, _session(target, "target") as theirs:
-        return compare(
-            (ours, one.source, predicate_of(one)), (theirs, one.target, live), names, key
-        )
+        return compare(side(ours, one.source, predicate_of(one)), side(theirs, one.target, live))
 
 
 def assert_equal(source: Database, target: Database, *tables: Mapping[str, Any]) -> None:
@@ -143,6 +157,16 @@ def _columns(database: Database, table: TableName) -> list[str]:
         table.parts,
     )
     return [name for (name,) in rows]
+
+
+def _byte_columns(database: Database, table: TableName) -> dict[str, str]:
+    """Columns compared by their bytes, with their types."""
+    rows = database.execute(
+        "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
+        "WHERE attrelid = %s::regclass AND atttypid IN ('bytea'::regtype, '\"char\"'::regtype)",
+        (table.regclass,),
+    )
+    return dict(rows)
 
 
 def _key(database: Database, table: TableName) -> list[str]:
