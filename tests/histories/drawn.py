@@ -28,8 +28,8 @@ _CURSORS = {
 _IDS = st.integers(0, 39)
 _BODIES = st.sampled_from(["''", "repeat('a', 300)", "repeat('b', 300)", "NULL"])
 _CHANGED = st.sampled_from(["$now", "$now", "$now", "$early", "NULL", "$never", "$future"])
-_AT = st.integers(1, 150)
-"""A run sends about 130 statements; one that comes to no chunk, fewer."""
+_AT = st.one_of(st.integers(1, 150), st.integers(15, 90))
+"""A run sends about 140 statements; between these two it takes its snapshot and reads chunks."""
 _FIRST_ROWS = (
     "INSERT INTO public.t (id, body, amount, changed) "
     "SELECT i, repeat('a', 300), i % 10, $now FROM generate_series(0, 39) AS i"
@@ -154,6 +154,13 @@ def _statements(kind: str, cursor_type: str, *, is_seen: bool) -> st.SearchStrat
     )
 
 
+def _rude(kind: str, cursor_type: str) -> st.SearchStrategy[Sql]:
+    """What a snapshot does not show as it was: the lock and the relfilenode must tell."""
+    refilled = _inserts().map("TRUNCATE public.t; {}".format)
+    texts = st.one_of(refilled, refilled, _ALTERED, _OF_KIND[kind])
+    return texts.map(lambda text: Sql(Template(text).substitute(_CURSORS[cursor_type])))
+
+
 _HARMS = st.one_of(
     st.builds(Harm, _AT, st.sampled_from(["kill", "kill", "source", "target"])),
     st.builds(Kill, st.integers(20, 300)),
@@ -165,10 +172,10 @@ def _runs(
     draw: st.DrawFn,
     modes: tuple[str, ...],
     deletes: tuple[str, ...],
-    statements: st.SearchStrategy[Sql],
+    meanwhile: st.SearchStrategy[Sql],
 ) -> Run:
     fate = draw(st.sampled_from(["calm", "calm", "harm", "meanwhile"]))
-    others = draw(st.lists(st.tuples(_AT, statements), min_size=1, max_size=2))
+    others = draw(st.lists(st.tuples(_AT, meanwhile), min_size=1, max_size=2))
     return Run(
         sync_mode=draw(st.sampled_from(modes)),
         deletes=draw(st.sampled_from(deletes)),
@@ -180,23 +187,35 @@ def _runs(
     )
 
 
+def _open_transactions(cursor_type: str) -> st.SearchStrategy[list[Sql]]:
+    """What a session has written, and not committed, when a run begins."""
+    if cursor_type == "bigint":
+        return st.just([])
+    values = _CURSORS[cursor_type]
+    update = st.tuples(_updates(), _SESSIONS).map(
+        lambda one: Sql(Template(one[0]).substitute(values), one[1])
+    )
+    return st.lists(update, max_size=1)
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> History:
     """Draws a history: mostly of one mode, as tables have it, sometimes of several."""
     kind = draw(st.sampled_from(KINDS))
     modes = draw(st.sampled_from(_MODES_OF_A_HISTORY))
-    by_cursor_alone = modes == ("incremental_sync",)
-    cursor_type = draw(st.sampled_from(CURSOR_TYPES)) if by_cursor_alone else "timestamptz"
+    cursor_type = draw(st.sampled_from(CURSOR_TYPES))  # bigint: nobody's locks hinder DDL
     followed = [("hard",), ("soft",), ("hard", "soft")]
     deletes = draw(st.sampled_from([("ignore",), *followed] if len(modes) == 1 else followed))
     if modes == ("full_sync",) and deletes == ("ignore",):
         deletes = ("hard",)  # it follows them by nature
     statements = _statements(kind, cursor_type, is_seen=deletes == ("ignore",))
+    meanwhile = st.one_of(statements, *[_rude(kind, cursor_type)] * 2)
     some = st.lists(statements, min_size=1, max_size=5)
     steps: list[Step] = [Sql(Template(_FIRST_ROWS).substitute(_CURSORS[cursor_type]))]
-    for _ in range(draw(st.integers(2, 4))):
+    for _ in range(draw(st.integers(1, 3))):
         steps += draw(some)
-        steps.append(draw(_runs(modes, deletes, statements)))
+        steps += draw(_open_transactions(cursor_type))
+        steps.append(draw(_runs(modes, deletes, meanwhile)))
     steps += draw(some)
     where = draw(st.sampled_from([None, None, "amount > 3", "body LIKE 'a%' OR amount IS NULL"]))
     return History(kind, cursor_type, where, tuple(steps))
