@@ -27,10 +27,14 @@ class BlockRange:
     @property
     def predicate(self) -> sql.Composable:
         """The range as a condition on ctid. Only sound within one snapshot."""
-        low = sql.SQL("ctid >= {}::tid").format(sql.Literal(f"({self.start},0)"))
+        low = sql.SQL("ctid OPERATOR(pg_catalog.>=) {}::pg_catalog.tid").format(
+            sql.Literal(f"({self.start},0)")
+        )
         if self.stop is None:
             return low
-        high = sql.SQL("ctid < {}::tid").format(sql.Literal(f"({self.stop},0)"))
+        high = sql.SQL("ctid OPERATOR(pg_catalog.<) {}::pg_catalog.tid").format(
+            sql.Literal(f"({self.stop},0)")
+        )
         return sql.SQL("{} AND {}").format(low, high)
 
     def __str__(self) -> str:

@@ -69,6 +69,12 @@ def xmin_predicate(low: int, high: int) -> sql.Composable:
     modulo 2^32. Frozen tuples keep their raw xmin; some of an older epoch can look new, never
     the other way round.
     """
-    return sql.SQL("((xmin::text::bigint - {low} + {span}) % {span}) < {width}").format(
-        low=sql.Literal(low % XID_SPAN), span=sql.Literal(XID_SPAN), width=sql.Literal(high - low)
+    # Qualified, since it stands beside a custom_where and its search_path.
+    return sql.SQL(
+        "(((xmin::pg_catalog.text::bigint OPERATOR(pg_catalog.+) {start}::bigint)"
+        " OPERATOR(pg_catalog.%) {span}::bigint) OPERATOR(pg_catalog.<) {width}::bigint)"
+    ).format(
+        start=sql.Literal(XID_SPAN - low % XID_SPAN),
+        span=sql.Literal(XID_SPAN),
+        width=sql.Literal(high - low),
     )

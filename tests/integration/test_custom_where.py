@@ -286,6 +286,24 @@ def test_another_path_is_another_beginning(items: Database, target: Database) ->
     assert (found.baseline, found.rows_inserted) == (True, 500)
 
 
+def test_our_own_conditions_do_not_follow_the_path(items: Database, target: Database) -> None:
+    """An operator of the table's path that is never true must hide no row from us."""
+    items.execute(LOUD)
+    for left, right in (("bigint", "bigint"), ("bigint", "int"), ("tid", "tid")):
+        sides = f"LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = loud.never"
+        items.execute(
+            f"CREATE FUNCTION loud.never({left}, {right}) RETURNS boolean IMMUTABLE"
+            " LANGUAGE sql AS 'SELECT false';"
+            f"CREATE OPERATOR loud.< ({sides}); CREATE OPERATOR loud.>= ({sides})"
+        )
+    table = {**XMIN, "search_path": ["loud", "pg_catalog"], "batch_size": 100}
+    first = land_one(items, target, table)
+    items.execute("UPDATE public.items SET body = 'new' WHERE id = 1")
+    second = land_one(items, target, table)
+
+    assert (first.rows_inserted, second.rows_updated) == (1000, 1)
+
+
 def test_public_is_on_the_usual_path_and_may_be_taken_off(
     items: Database, target: Database
 ) -> None:

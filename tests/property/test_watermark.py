@@ -47,7 +47,12 @@ def test_the_predicate_says_that_arithmetic() -> None:
         part.string if isinstance(part, sql.SQL) else str(part.wrapped)
         for part in xmin_predicate(XID_SPAN + 7, XID_SPAN + 17).seq  # type: ignore[attr-defined]
     )
-    assert text == "((xmin::text::bigint - 7 + 4294967296) % 4294967296) < 10"
+    plain = text.replace("OPERATOR(pg_catalog.", "").replace("pg_catalog.", "")
+    for sign in "+%<":
+        plain = plain.replace(f"{sign})", sign)
+    assert plain == (
+        "(((xmin::text::bigint + 4294967289::bigint) % 4294967296::bigint) < 10::bigint)"
+    )
 
 
 @given(
