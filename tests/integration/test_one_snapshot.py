@@ -187,9 +187,12 @@ def test_a_raw_table_somebody_wrote_into_is_not_published_over_silently(
         "BEGIN; CREATE TEMP TABLE kept AS SELECT * FROM public.items; TRUNCATE public.items;"
         "INSERT INTO public.items SELECT * FROM kept WHERE id % 2 = 0; COMMIT",
         "ALTER TABLE public.items ALTER COLUMN id TYPE bigint",
+        # Frozen at once: every snapshot sees these rows (manual, COPY, FREEZE).
+        "COPY public.items TO PROGRAM 'cat > frozen.copy'; BEGIN; TRUNCATE public.items;"
+        "COPY public.items FROM PROGRAM 'cat frozen.copy' (FREEZE); COMMIT",
         "ALTER TABLE public.items RENAME TO old; CREATE TABLE public.items (LIKE public.old)",
     ],
-    ids=["truncate", "truncate and refill", "rewrite", "another table"],
+    ids=["truncate", "truncate and refill", "rewrite", "frozen refill", "another table"],
 )
 def test_ddl_that_ignores_snapshots_stops_the_run(
     items: Database, target: Database, table: dict[str, Any], ddl: str
