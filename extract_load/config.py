@@ -147,6 +147,21 @@ def _schema_names(value: object) -> tuple[str, ...]:
     return tuple(check_name(name) for name in names)
 
 
+def duration_text(duration: timedelta) -> str:
+    """Returns a duration as a settings file may write it.
+
+    Example:
+        >>> duration_text(timedelta(minutes=90)), duration_text(timedelta(days=2))
+        ('90 minutes', '2 days')
+    """
+    seconds = duration.total_seconds()
+    units = (("day", 86400), ("hour", 3600), ("minute", 60))
+    fitting = (unit for unit in units if seconds and seconds % unit[1] == 0)
+    name, size = next(fitting, ("second", 1))
+    amount = seconds / size
+    return f"{amount:g} {name}{'' if amount == 1 else 's'}"
+
+
 def _table_name(value: object) -> TableName:
     if isinstance(value, TableName):
         return value

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from extract_load.catalog import ServerCut, TableSchema
-from extract_load.config import CursorType, LateRows, SyncMode, TableSettings
+from extract_load.config import CursorType, LateRows, SyncMode, TableSettings, duration_text
 from extract_load.cursor import Cursor, cursor_of
 from extract_load.cursor_values import lookback_of
 
 _HOUR = timedelta(hours=1)
+_SECOND = timedelta(seconds=1)
 
 
 def cursor_notes(settings: TableSettings, source: TableSchema, cut: ServerCut) -> Iterator[str]:
@@ -56,14 +57,14 @@ def _index_notes(cursor: Cursor, source: TableSchema) -> Iterator[str]:
 def _low_bound(cursor: Cursor, cut: ServerCut) -> str:
     """Which of the low bounds holds, and why."""
     back = lookback_of(cursor.type, cursor.lookback)
-    less = f"low bound: the watermark less a lookback of {back}"
+    text = duration_text(back) if isinstance(back, timedelta) else f"{back:g}"
+    less = f"low bound: the watermark less a lookback of {text}"
     missed = 'rows that are committed later are missed, unless "late_rows" is xmin'
     if not cursor.values.is_temporal:
         return f"{less}: {missed}"
     if cut.open_for is None:
         return f"{less} alone, since {cut.open_unknown}: {missed}"
-    known = (
-        f"{less} and less the age of the oldest transaction that was open when it was published "
-        f"(now {cut.open_for})"
-    )
+    known = f"{less} and less the age of the oldest transaction that was open when it was published"
+    if cut.open_for >= _SECOND:
+        known += f" (now {duration_text(timedelta(seconds=round(cut.open_for.total_seconds())))})"
     return f"{known}, but {cut.open_unknown}: {missed}" if cut.open_unknown else known
