@@ -39,6 +39,7 @@ _FILLED_PARTITION = (
     " (id, body, changed) SELECT i, 'filled', $old FROM generate_series(100, 120) AS i"
 )
 """Stands by from the beginning: once attached its rows are new, and nothing on them says so."""
+_ATTACHED = "ALTER TABLE public.t ATTACH PARTITION public.p100 FOR VALUES FROM (100) TO (150)"
 _SESSIONS = st.sampled_from(["a", "b"])
 
 
@@ -109,7 +110,7 @@ _OF_KIND = {
         [
             "ALTER TABLE public.t DETACH PARTITION public.p20",
             "ALTER TABLE public.t ATTACH PARTITION public.p20 FOR VALUES FROM (20) TO (100)",
-            "ALTER TABLE public.t ATTACH PARTITION public.p100 FOR VALUES FROM (100) TO (150)",
+            *[_ATTACHED] * 3,
             "ALTER TABLE public.t DETACH PARTITION public.p100",
             "TRUNCATE public.p0",
         ]
@@ -208,7 +209,9 @@ def histories(draw: st.DrawFn) -> History:
     modes = draw(st.sampled_from(_MODES_OF_A_HISTORY))
     cursor_type = draw(st.sampled_from(CURSOR_TYPES))  # bigint: nobody's locks hinder DDL
     followed = [("hard",), ("soft",), ("hard", "soft")]
-    deletes = draw(st.sampled_from([("ignore",), *followed] if len(modes) == 1 else followed))
+    deletes = draw(
+        st.sampled_from([*[("ignore",)] * 2, *followed] if len(modes) == 1 else followed)
+    )
     if modes == ("full_sync",) and deletes == ("ignore",):
         deletes = ("hard",)  # it follows them by nature
     statements = _statements(kind, cursor_type, is_seen=deletes == ("ignore",))
