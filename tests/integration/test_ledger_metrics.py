@@ -64,10 +64,9 @@ def test_an_old_ledger_is_updated_with_its_rows(items: Database, target: Databas
         ledger.migrate(session)
         ledger.migrate(session)
 
-    assert target.execute("SELECT version FROM extract_load.ledger_version ORDER BY 1") == [
-        (1,),
-        (2,),
-    ]
+    versions = target.execute("SELECT version FROM extract_load.ledger_version ORDER BY 1")
+    assert versions == [(number,) for number in range(1, len(ledger.migrations()) + 1)]
+    assert len(versions) > 1
     assert target.execute(
         "SELECT target_table, rows_per_second, peak_rss_bytes FROM extract_load.table_runs "
         "ORDER BY 1"
@@ -87,7 +86,8 @@ def test_a_ledger_of_a_later_version_is_refused(items: Database, target: Databas
     (failed,) = land(items, target, FULL).tables
 
     assert 'the ledger in target "postgres_default" is newer' in str(failed.error)
-    assert "It is at version 99; this program knows 2." in str(failed.error)
+    known = len(ledger.migrations())
+    assert f"It is at version 99; this program knows {known}." in str(failed.error)
 
 
 def test_the_metrics_are_those_of_the_last_twenty_finished_runs(
