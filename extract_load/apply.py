@@ -1,5 +1,7 @@
 """Making the raw table equal to what was landed, inside the publishing transaction."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from psycopg2 import sql
@@ -10,11 +12,13 @@ from extract_load.connection import Session
 from extract_load.deletes import Evidence, count_live, guard
 from extract_load.difference import (
     delete_gone,
+    differs_in,
     insert_new,
     late_condition,
     move_different,
     purge_tombstones,
     remove_ambiguous,
+    same_key,
     update_different,
 )
 from extract_load.errors import TargetError
@@ -61,15 +65,32 @@ def apply_difference(
     Raises:
         GuardTripped: If too much would be deleted.
         TargetError: If a unique index of somebody else's does not take the rows, or a foreign key
-            forbids a delete or would spread it.
+            forbids a change or would spread it.
     """
+    applied = _apply(session, plan, loaded_at, evidence, source_rows, allow_deletes=allow_deletes)
+    with _explained(plan):  # now, not at COMMIT, where nobody could tell what they are about
+        session.execute("SET CONSTRAINTS ALL IMMEDIATE", doing="check deferred constraints")
+    return applied
+
+
+def _apply(
+    session: Session,
+    plan: TablePlan,
+    loaded_at: str,
+    evidence: Evidence,
+    source_rows: int | None,
+    *,
+    allow_deletes: bool,
+) -> Applied:
     deleted = _delete(session, plan, loaded_at, evidence, source_rows, allow_deletes=allow_deletes)
     if not plan.key:
-        missing = insert_missing(plan, loaded_at)
-        return Applied(_insert(session, plan, missing, None)[0], deleted=deleted)
+        with _explained(plan):
+            inserted, _ = _changed(session, insert_missing(plan, loaded_at), None)
+        return Applied(inserted, deleted=deleted)
     late = late_condition(plan)
     updated, late_updated = _update(session, plan, loaded_at, late)
-    inserted, late_inserted = _insert(session, plan, insert_new(plan, loaded_at), late)
+    with _explained(plan):
+        inserted, late_inserted = _changed(session, insert_new(plan, loaded_at), late)
     return Applied(inserted, updated, deleted, late_updated + late_inserted)
 
 
@@ -85,14 +106,15 @@ def _delete(
     *,
     allow_deletes: bool,
 ) -> int:
-    purged = deleted = 0
+    removed = deleted = 0
     keys = evidence.keys
     if plan.deletes is Deletes.HARD and plan.has_tombstones:
-        purged = _deleted(session, plan, purge_tombstones(plan))
+        removed = _deleted(session, plan, purge_tombstones(plan))
     if keys is not None or plan.has_ambiguous_rows:
         live = count_live(session, plan)
         if plan.has_ambiguous_rows:
-            deleted += _deleted(session, plan, remove_ambiguous(plan))
+            removed += _deleted(session, plan, remove_ambiguous(plan))
+            deleted = live - count_live(session, plan)  # tombstones were gone before
         if keys is not None and plan.key:
             deleted += _deleted(session, plan, delete_gone(plan, keys, loaded_at, evidence.among))
         elif keys is not None:
@@ -102,22 +124,14 @@ def _delete(
             # Without a key a changed row is one gone and one new: only a net loss is a loss.
             gone_rows = deleted if plan.key else max(0, live - rows)
             guard(plan, source_rows=rows, live_rows=live, gone_rows=gone_rows)
-    if purged or (deleted and plan.deletes is Deletes.HARD):
+    if removed or (deleted and plan.deletes is Deletes.HARD):
         _refuse_spreading(session, plan)
     return deleted
 
 
 def _deleted(session: Session, plan: TablePlan, statement: sql.Composable) -> int:
-    try:
+    with _explained(plan):
         return session.change(statement, doing="delete gone rows")
-    except TargetError as error:
-        if error.sqlstate not in _STILL_REFERENCED:
-            raise
-        raise TargetError(
-            f"{_where(plan)} has rows that are gone, and a foreign key holds them",
-            f"{error.detail}. Nothing was published.",
-            _KEEP_ROWS,
-        ) from error
 
 
 def _refuse_spreading(session: Session, plan: TablePlan) -> None:
@@ -139,7 +153,10 @@ def _foreign_keys(session: Session, plan: TablePlan) -> tuple[ForeignKey, ...]:
 
 
 def _told(keys: list[ForeignKey] | tuple[ForeignKey, ...]) -> str:
-    return ", ".join(f'"{key.name}" of {key.table} ({key.action})' for key in keys)
+    return ", ".join(
+        f'"{key.name}" of {key.table} (ON DELETE {key.on_delete}, ON UPDATE {key.on_update})'
+        for key in keys
+    )
 
 
 # ---------------------------------------------------------------- changed and new rows
@@ -153,14 +170,16 @@ def _update(
     The index is asked row by row, so two rows that exchange their values meet in the middle.
     """
     raw = plan.settings.target
+    held = _foreign_keys(session, plan)
+    _refuse_resets(session, plan, held)
     session.execute("SAVEPOINT in_place")
     try:
-        return _changed(session, update_different(plan, raw, loaded_at), late)
+        with _explained(plan, but=_CONFLICTS):
+            return _changed(session, update_different(plan, raw, loaded_at), late)
     except TargetError as error:
         if error.sqlstate not in _CONFLICTS:
             raise
         session.execute("ROLLBACK TO SAVEPOINT in_place")
-        held = _foreign_keys(session, plan)
         if held:
             raise TargetError(
                 f"{_where(plan)} has a unique index and a foreign key, and its rows changed places",
@@ -170,6 +189,27 @@ def _update(
                 "foreign key.",
             ) from error
     return _take_out_and_in(session, plan, loaded_at, late)
+
+
+def _refuse_resets(session: Session, plan: TablePlan, keys: tuple[ForeignKey, ...]) -> None:
+    """Refuses an update after which rows that are not ours would refer to nothing."""
+    for key in keys:
+        names = [name for name in key.columns if name in plan.contract.names]
+        if not key.resets_references or not names:
+            continue
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {} AS t, {} AS s WHERE {} AND {})").format(
+            plan.settings.target.sql,
+            plan.scratch.sql,
+            same_key(plan, "t", "s"),
+            differs_in(names),
+        )
+        if session.execute(query)[0][0]:
+            raise TargetError(
+                f"{_where(plan)} has values that changed, and a foreign key would reset what "
+                "refers to them",
+                f"{_told([key])}. Nothing was published.",
+                "Drop the foreign key, or let it follow with ON UPDATE CASCADE.",
+            )
 
 
 def _take_out_and_in(
@@ -188,25 +228,35 @@ def _take_out_and_in(
     back = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}").format(
         raw.sql, names, names, beside.sql
     )
-    _insert(session, plan, back, None)
+    with _explained(plan):
+        session.change(back, doing="put changed rows back")
     session.execute(sql.SQL("DROP TABLE {}").format(beside.sql))
     return changed
 
 
-def _insert(
-    session: Session, plan: TablePlan, statement: sql.Composable, late: sql.Composable | None
-) -> tuple[int, int]:
+@contextmanager
+def _explained(plan: TablePlan, but: tuple[str, ...] = ()) -> Iterator[None]:
+    """Says what somebody else's constraint on the raw table forbids, and what can be done."""
     try:
-        return _changed(session, statement, late)
+        yield
     except TargetError as error:
-        if error.sqlstate not in _CONFLICTS:
+        if error.sqlstate in but:
             raise
-        raise TargetError(
-            f"{_where(plan)} has an index that does not take the source's rows",
-            f"{error.detail}. Nothing was published.",
-            "Drop that index, or let it cover only what is unique: rows that are soft-deleted "
-            'keep their values, "where _deleted_at is null" leaves them out.',
-        ) from error
+        said = f"{error.detail}. Nothing was published."
+        if error.sqlstate in _CONFLICTS:
+            raise TargetError(
+                f"{_where(plan)} has an index that does not take the source's rows",
+                said,
+                "Drop that index, or let it cover only what is unique: rows that are "
+                'soft-deleted keep their values, "where _deleted_at is null" leaves them out.',
+            ) from error
+        if error.sqlstate in _STILL_REFERENCED:
+            raise TargetError(
+                f"{_where(plan)} has rows that are gone or changed, and a foreign key holds them",
+                said,
+                _KEEP_ROWS,
+            ) from error
+        raise
 
 
 def _changed(

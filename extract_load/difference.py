@@ -3,6 +3,8 @@
 Pure: takes a plan, gives SQL. No ON CONFLICT and no MERGE: both rewrite rows that are equal.
 """
 
+from collections.abc import Sequence
+
 from psycopg2 import sql
 
 from extract_load.config import Deletes, SyncMode
@@ -134,11 +136,18 @@ def move_different(plan: TablePlan, beside: TableName) -> sql.Composable:
     )
 
 
-def _differs(plan: TablePlan) -> sql.Composable:
-    """`*<>` compares bytes (manual, 9.25.6), so 1.0 becomes 1.00."""
-    differs = sql.SQL("ROW({})::record *<> ROW({})::record").format(
-        columns_sql(plan.contract.names, "t"), columns_sql(plan.contract.names, "s")
+def differs_in(names: Sequence[str]) -> sql.Composable:
+    """Returns the condition for rows `t` and `s` to differ in some columns.
+
+    `*<>` compares bytes (manual, 9.25.6), so 1.0 becomes 1.00.
+    """
+    return sql.SQL("ROW({})::record *<> ROW({})::record").format(
+        columns_sql(names, "t"), columns_sql(names, "s")
     )
+
+
+def _differs(plan: TablePlan) -> sql.Composable:
+    differs = differs_in(plan.contract.names)
     if not plan.has_tombstones:
         return differs
     return sql.SQL("({} OR {} IS NOT NULL)").format(differs, sql.Identifier("t", DELETED_AT))

@@ -100,7 +100,7 @@ def plan_table(
         scratch=_scratch(settings.target, publish),
         checkpoints=_checkpoints(publish),
         schema_change=change,
-        warnings=_warnings(settings, source, cut, key),
+        warnings=(*_warnings(settings, source, cut, key), *_hooks(target)),
         since_note=_since_note(settings, reading, asked.since),
     )
 
@@ -228,6 +228,19 @@ def _scratch(target: TableName, publish: Publish) -> TableName:
 def _checkpoints(publish: Publish) -> TableName:
     """Unlogged where scratch is: a crash of the target empties both, or neither."""
     return TableName(SCHEMA if publish is Publish.FIRST_LOAD else SCRATCH_SCHEMA, "chunks")
+
+
+def _hooks(target: TargetState) -> list[str]:
+    """What of somebody else's runs with every change of the raw table."""
+    found = []
+    if target.facts.row_triggers:
+        names = ", ".join(target.facts.row_triggers)
+        found.append(f"row triggers of the raw table see every change, and may alter it: {names}")
+    if target.facts.rules:
+        found.append(
+            f"rules of the raw table may alter every change: {', '.join(target.facts.rules)}"
+        )
+    return found
 
 
 def _warnings(

@@ -83,13 +83,21 @@ class ForeignKey:
     name: str
     table: str
     """Whose it is, as SQL writes it."""
-    action: str
-    """What it says of deletes: ON DELETE CASCADE."""
+    on_delete: str
+    """What becomes of its rows: CASCADE, SET NULL, ..."""
+    on_update: str
+    columns: Sequence[str]
+    """Those of the raw table it refers to."""
 
     @property
     def spreads_deletes(self) -> bool:
         """Whether deleting a row changes rows of that table."""
-        return self.action not in ("ON DELETE NO ACTION", "ON DELETE RESTRICT")
+        return self.on_delete not in ("NO ACTION", "RESTRICT")
+
+    @property
+    def resets_references(self) -> bool:
+        """Whether a changed value loses the reference to it; CASCADE keeps it."""
+        return self.on_update in ("SET NULL", "SET DEFAULT")
 
 
 def read_foreign_keys(session: Session, name: TableName) -> tuple[ForeignKey, ...]:

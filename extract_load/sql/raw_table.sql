@@ -140,17 +140,24 @@ where published.schemaname = namespace.nspname and published.tablename = class.r
 order by 1
 
 -- name: foreign_keys
--- Foreign keys that refer to a table, and what they do when a row of it is deleted.
+-- Foreign keys that refer to a table, and what they do when a row of it is deleted or changed.
+with action (letter, name) as (
+    values
+    ('a', 'NO ACTION'), ('r', 'RESTRICT'), ('c', 'CASCADE'), ('n', 'SET NULL'), ('d', 'SET DEFAULT')
+)
+
 select
     constraint_.conname::text,
     constraint_.conrelid::regclass::text,
-    'ON DELETE ' || case constraint_.confdeltype
-        when 'a' then 'NO ACTION'
-        when 'r' then 'RESTRICT'
-        when 'c' then 'CASCADE'
-        when 'n' then 'SET NULL'
-        when 'd' then 'SET DEFAULT'
-    end
+    (select name from action where letter = constraint_.confdeltype::text),
+    (select name from action where letter = constraint_.confupdtype::text),
+    array(
+        select attribute.attname::text
+        from pg_attribute as attribute
+        where attribute.attrelid = constraint_.confrelid
+            and attribute.attnum = any (constraint_.confkey)
+        order by attribute.attnum
+    )
 from pg_constraint as constraint_
 where constraint_.confrelid = to_regclass(%(name)s) and constraint_.contype = 'f'
 order by constraint_.conrelid::regclass::text, constraint_.conname

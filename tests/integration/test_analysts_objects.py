@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from extract_load.errors import TargetError
-from tests.support.landing import assert_equal, land, land_one
+from extract_load.runner import Run, RunOptions
+from extract_load.selection import resolve_all
+from tests.support.landing import assert_equal, environment, land, land_one, settings
 from tests.support.servers import Database
 
 TABLE: dict[str, Any] = {"source": "public.t", "sync_mode": "xmin_incremental"}
@@ -125,7 +127,7 @@ def test_places_are_not_exchanged_under_a_foreign_key(codes: Database, target: D
         "has a unique index and a foreign key, and its rows changed places"
     )
     assert '"places"' in error.detail
-    assert '"mine_t_fkey" of public.mine (ON DELETE CASCADE)' in error.detail
+    assert '"mine_t_fkey" of public.mine (ON DELETE CASCADE, ON UPDATE NO ACTION)' in error.detail
     assert target.execute("SELECT t FROM public.mine") == [(1,)]
 
 
@@ -146,7 +148,7 @@ def test_a_row_that_is_referred_to_is_not_deleted(
 
     codes.execute("DELETE FROM public.t WHERE id = 1")
     error = failure(codes, target, table)
-    assert error.primary.endswith("has rows that are gone, and a foreign key holds them")
+    assert error.primary.endswith("has rows that are gone or changed, and a foreign key holds them")
     assert 'foreign key constraint "mine_t_fkey" on table "mine"' in error.detail
     assert "(Key (id)=(1) is still referenced" in error.detail
     assert error.hint.startswith("Drop the foreign key")
@@ -171,8 +173,107 @@ def test_no_delete_spreads_to_tables_that_are_not_ours(
     assert error.primary.endswith(
         "has rows that are gone, and a foreign key would spread the delete"
     )
-    assert f'"mine_t_fkey" of public.mine (ON DELETE {action})' in error.detail
+    assert f'"mine_t_fkey" of public.mine (ON DELETE {action}, ON UPDATE NO ACTION)' in error.detail
     assert target.execute("SELECT t FROM public.mine") == [(1,)]
+
+
+@pytest.mark.parametrize("action", ["SET NULL", "SET DEFAULT"])
+def test_no_update_makes_rows_of_others_refer_to_nothing(
+    action: str, codes: Database, target: Database
+) -> None:
+    target.execute(
+        f"ALTER TABLE {RAW} ADD UNIQUE (place);"
+        f"CREATE TABLE public.mine (p int REFERENCES {RAW} (place) ON UPDATE {action});"
+        "INSERT INTO public.mine VALUES (1)"
+    )
+    codes.execute("UPDATE public.t SET name = 'x' WHERE id = 1")
+    land_one(codes, target, TABLE)
+    codes.execute("UPDATE public.t SET place = 99 WHERE id = 1")
+    error = failure(codes, target, TABLE)
+
+    assert error.primary.endswith("a foreign key would reset what refers to them")
+    assert f"(ON DELETE NO ACTION, ON UPDATE {action})" in error.detail
+    assert target.execute("SELECT p FROM public.mine") == [(1,)]
+
+
+def test_a_reference_follows_where_it_says_so(codes: Database, target: Database) -> None:
+    target.execute(
+        f"ALTER TABLE {RAW} ADD UNIQUE (place);"
+        f"CREATE TABLE public.mine (p int REFERENCES {RAW} (place) ON UPDATE CASCADE);"
+        "INSERT INTO public.mine VALUES (1)"
+    )
+    codes.execute("UPDATE public.t SET place = 99 WHERE id = 1")
+    land_one(codes, target, TABLE)
+
+    assert target.execute("SELECT p FROM public.mine") == [(99,)]
+
+
+def test_a_value_that_is_referred_to_does_not_change(codes: Database, target: Database) -> None:
+    target.execute(
+        f"ALTER TABLE {RAW} ADD UNIQUE (place);"
+        f"CREATE TABLE public.mine (p int REFERENCES {RAW} (place));"
+        "INSERT INTO public.mine VALUES (1)"
+    )
+    codes.execute("UPDATE public.t SET place = 99 WHERE id = 1")
+    error = failure(codes, target, TABLE)
+
+    assert error.primary.endswith("has rows that are gone or changed, and a foreign key holds them")
+
+
+@pytest.mark.parametrize(
+    ("ddl", "said"),
+    [
+        (
+            f"CREATE TABLE public.mine (t int REFERENCES {RAW} DEFERRABLE INITIALLY DEFERRED);"
+            "INSERT INTO public.mine VALUES (1)",
+            "a foreign key holds them",
+        ),
+        (
+            f"ALTER TABLE {RAW} ADD UNIQUE (place) DEFERRABLE INITIALLY DEFERRED",
+            "has an index that does not take the source's rows",
+        ),
+    ],
+    ids=["foreign key", "unique"],
+)
+def test_deferred_constraints_are_explained_too(
+    ddl: str, said: str, codes: Database, target: Database
+) -> None:
+    target.execute(ddl)
+    codes.execute("DELETE FROM public.t WHERE id = 1; UPDATE public.t SET place = 3 WHERE id = 2")
+    assert failure(codes, target, TABLE).primary.endswith(said)
+
+
+def test_a_new_key_spreads_no_delete_either(codes: Database, target: Database) -> None:
+    """Rows without the new key are removed whatever `deletes` says."""
+    target.execute(
+        f"ALTER TABLE {RAW} ADD UNIQUE (place);"
+        f"CREATE TABLE public.mine (p int REFERENCES {RAW} (place) ON DELETE CASCADE);"
+        "INSERT INTO public.mine VALUES (1)"
+    )
+    codes.execute("ALTER TABLE public.t DROP CONSTRAINT t_pkey, ADD COLUMN key serial PRIMARY KEY")
+    (result,) = land(
+        codes, target, {**TABLE, "deletes": "soft"}, allow_rewrite=True, allow_deletes=True
+    ).tables
+
+    assert isinstance(result.error, TargetError)
+    assert result.error.primary.endswith("a foreign key would spread the delete")
+    assert target.execute("SELECT p FROM public.mine") == [(1,)]
+
+
+def test_plan_warns_of_triggers_and_rules(codes: Database, target: Database) -> None:
+    target.execute(
+        "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        f"CREATE TRIGGER mine BEFORE INSERT ON {RAW} FOR EACH ROW EXECUTE FUNCTION public.f();"
+        f"CREATE RULE too AS ON DELETE TO {RAW} DO ALSO SELECT 1"
+    )
+    chosen = settings(TABLE)
+    connections = resolve_all(chosen.tables, environment(codes, target), None)
+    (planned,) = Run(chosen, chosen.tables, connections, RunOptions()).plan_all()
+
+    assert planned.plan is not None
+    told = " ".join(planned.plan.warnings)
+    assert "row triggers of the raw table see every change, and may alter it: mine" in told
+    assert "rules of the raw table may alter every change: too" in told
 
 
 # ---------------------------------------------------------------- everything else
