@@ -137,3 +137,21 @@ def test_a_mode_that_merges_needs_a_key(mode: str, keyless: Database, target: Da
     assert result.error.primary == '"public.t" has no primary key'
     assert result.error.detail.startswith(f"{mode} merges rows by their key")
     assert target.execute(f"SELECT to_regclass('{RAW}')") == [(None,)]
+
+
+def test_a_new_key_over_nothing_but_soft_deleted_rows(source: Database, target: Database) -> None:
+    """Rows that were gone before are no loss."""
+    source.execute("CREATE TABLE public.t (id int PRIMARY KEY, code int NOT NULL)")
+    source.execute("INSERT INTO public.t SELECT i, i FROM generate_series(1, 30) AS i")
+    table = {**TABLE, "deletes": "soft"}
+    land_one(source, target, table)
+    source.execute("DELETE FROM public.t")
+    land_one(source, target, table, allow_deletes=True)
+    source.execute(
+        "ALTER TABLE public.t DROP CONSTRAINT t_pkey, ADD COLUMN key serial PRIMARY KEY;"
+        "INSERT INTO public.t VALUES (1, 1, 1)"
+    )
+    result = land_one(source, target, table, allow_rewrite=True)
+
+    assert (result.rows_inserted, result.rows_deleted) == (1, 0)
+    assert target.execute(f"SELECT key FROM {RAW} WHERE _deleted_at IS NULL") == [(1,)]
