@@ -213,7 +213,11 @@ BAD_SETTINGS = [
     ({"source": "users"}, "users.source: 'users' is no table name"),
     ({"custom_where": ""}, "public.users.custom_where: it is empty"),
     ({"custom_where": "a = 1) OR (1 = 1"}, "is no SQL expression"),
-    ({"custom_where": "created_at > now()"}, "depends on the clock"),
+    (
+        {"custom_where": "created_at > now()", "sync_mode": "xmin_incremental"},
+        "public.users.custom_where: the present time is possible in full_sync only",
+    ),
+    ({"custom_where": "created_at > 'today'"}, "public.users.custom_where: "),
     ({"lookback": "soon"}, "'soon' is no duration"),
     ({"deletes": "ignore"}, "full_sync follows deletes by nature"),
 ]

@@ -300,8 +300,9 @@ STEPS = ["prepare", "load_chunk", "finish_scratch", "gather", "publish"]
 def test_every_step_is_fenced_by_the_lease(items: Database, target: Database, step: str) -> None:
     """Whoever lost the lease changes nothing any more, wherever it stands."""
     table = {**INCREMENTAL, "chunk_mode": False}
-    if step in {"gather"}:
+    if step == "gather":
         land_one(items, target, table)
+        items.execute("INSERT INTO public.items VALUES (7001, 'old', 1, '2020-01-01')")
     stages = Stages(items, target, table)
     for earlier in STEPS[: STEPS.index(step)]:
         getattr(stages, earlier)()
