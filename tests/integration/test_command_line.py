@@ -217,7 +217,7 @@ BAD_SETTINGS = [
         {"custom_where": "created_at > now()", "sync_mode": "xmin_incremental"},
         "public.users.custom_where: the present time is possible in full_sync only",
     ),
-    ({"custom_where": "created_at > 'today'"}, "public.users.custom_where: "),
+    ({"custom_where": "created_at > 'today'"}, "holds 'today', which is another day"),
     ({"lookback": "soon"}, "'soon' is no duration"),
     ({"deletes": "ignore"}, "full_sync follows deletes by nature"),
 ]
