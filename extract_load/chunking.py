@@ -45,6 +45,9 @@ class BlockRange:
 class WholeTable:
     """Everything in one pass."""
 
+    start = 0
+    stop = None
+
     @property
     def predicate(self) -> sql.Composable:
         """No condition."""

@@ -125,6 +125,11 @@ class Session:
         with suppress(psycopg2.Error):
             self._raw.close()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is known to have ended."""
+        return bool(self._raw.closed)
+
     def forbid(self) -> None:
         """Lets no further statement begin, from another thread; rolling back stays possible."""
         self._is_ended = True

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from psycopg2 import sql
 
-from extract_load import lease, ledger, log
+from extract_load import lease, log
+from extract_load.checkpoints import MISSING_ROWS_CHUNK, NO_PART
 from extract_load.comparison import raw_values, source_values
 from extract_load.config import Deletes
 from extract_load.connection import READ_CONSISTENT, Session
@@ -21,11 +22,8 @@ from extract_load.extract import copy_keys_query, copy_rows_query, from_leaf
 from extract_load.identifiers import TableName
 from extract_load.load import Load, build_key, copy_in_keys, copy_in_query, copy_into, create_keys
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import CopyStats
+from extract_load.stream import NOTHING_COPIED, CopyStats
 from extract_load.table_plan import Publish, TablePlan
-
-MISSING_ROWS_CHUNK = -1
-"""The checkpoint of rows that the raw table lacked although no window held them."""
 
 FEW_ROWS = 20
 """Up to this many deletes the ratio is not asked: five of ten rows are no accident."""
@@ -207,7 +205,7 @@ def _count_new(session: Session, plan: TablePlan) -> int:
 def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evidence:
     """Reads the rows whose keys neither raw table nor scratch has, in the same snapshot."""
     plan = load.plan
-    rows = bytes_ = 0
+    landed = NOTHING_COPIED
     with session.transaction(doing="commit the missing rows"):
         lease.hold(session, load.lease)
         while keys := _missing_keys(session, load):
@@ -218,13 +216,13 @@ def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evide
                     f"The first is {keys[0]}. Nothing was published.",
                     "Run again; if it happens again, please report it.",
                 )
-            rows, bytes_ = rows + stats.rows, bytes_ + stats.bytes
-        if rows:
-            number = MISSING_ROWS_CHUNK
-            names = (plan.checkpoints, load.run_id, load.target)
-            ledger.claim_checkpoint(session, *names, number, "missing rows")
-            ledger.complete_checkpoint(session, *names, ledger.Checkpoint(number, rows, bytes_))
-    return Evidence(load.keys, rows, bytes_)
+            landed += stats
+        if landed.rows:
+            load.checkpoints.claim(session, MISSING_ROWS_CHUNK, NO_PART, "missing rows")
+            load.checkpoints.complete(
+                session, MISSING_ROWS_CHUNK, rows=landed.rows, bytes_=landed.bytes
+            )
+    return Evidence(load.keys, landed.rows, landed.bytes)
 
 
 def _land_rows(
@@ -232,13 +230,12 @@ def _land_rows(
 ) -> CopyStats:
     """Reads the rows of some keys, wherever they stand."""
     doing = f'copy missing rows of "{plan.settings.source}"'
-    found = [
-        copy_into(
-            session, source, leaf, copy_rows_query(plan, leaf, keys), copy_in_query(plan), doing
-        )
-        for leaf in plan.source.leaves
-    ]
-    return CopyStats(sum(part.rows for part in found), sum(part.bytes for part in found))
+    into = copy_in_query(plan, plan.scratch)
+    stats = NOTHING_COPIED
+    for leaf in plan.source.leaves:
+        query = copy_rows_query(plan, leaf, keys)
+        stats += copy_into(session, source, leaf, query, into, doing)
+    return stats
 
 
 def _missing_keys(session: Session, load: Load) -> list[tuple[str, ...]]:

@@ -159,12 +159,14 @@ def _busy(session: Session, load: Load, moments: Retrying, seconds: float) -> Ta
     with session.transaction():
         holders = ", ".join(read_lock_holders(session, load.target)) or "nobody any more"
     tries = moments.statistics["attempt_number"]
-    return TargetUnavailable(
+    error = TargetUnavailable(
         f'"{load.target}" in target "{session.parameters.conn_id}" was never free to be altered',
         f"It was asked for {tries} times within {seconds:.0f} s, {LOCK_TIMEOUT_MS} ms each, since "
         f"readers queue behind. Holding it now: {holders}. Nothing was changed.",
         "Run again when these sessions have ended.",
     )
+    error.sqlstate = LOCK_NOT_AVAILABLE
+    return error
 
 
 def _tell(altered: tuple[Ddl, ...]) -> None:

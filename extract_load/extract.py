@@ -41,6 +41,18 @@ def copy_out_query(plan: TablePlan, chunk: Chunk) -> sql.Composable:
     )
 
 
+def copy_leaf_query(plan: TablePlan, leaf: Leaf, among: sql.Composable) -> sql.Composable:
+    """Returns the COPY that reads the rows of a leaf for which a condition holds."""
+    return sql.SQL(
+        "COPY ({select} WHERE {belongs} AND {among}) TO STDOUT (FORMAT {format})"
+    ).format(
+        select=_select(plan, leaf),
+        belongs=plan.belongs,
+        among=among,
+        format=sql.SQL(plan.contract.copy_format),
+    )
+
+
 def copy_keys_query(plan: TablePlan, leaf: Leaf, among: sql.Composable) -> sql.Composable:
     """Returns the COPY that reads the keys of a leaf for which a condition holds."""
     return sql.SQL("COPY (SELECT {keys} FROM {leaf} WHERE {belongs} AND {among}) TO STDOUT").format(
@@ -69,29 +81,22 @@ def copy_rows_query(plan: TablePlan, leaf: Leaf, keys: list[tuple[str, ...]]) ->
         )
         for key in keys
     )
-    return sql.SQL(
-        "COPY ({select} WHERE {belongs} AND ({keys}) IN (VALUES {listed})) "
-        "TO STDOUT (FORMAT {format})"
-    ).format(
-        select=_select(plan, leaf),
-        belongs=plan.belongs,
-        keys=key_columns(plan),
-        listed=listed,
-        format=sql.SQL(plan.contract.copy_format),
-    )
+    is_wanted = sql.SQL("({}) IN (VALUES {})").format(key_columns(plan), listed)
+    return copy_leaf_query(plan, leaf, is_wanted)
 
 
 def count_rows(source: SourceSnapshot, plan: TablePlan) -> int:
     """Returns how many rows the table has in the snapshot."""
-    rows = 0
-    for leaf in plan.source.leaves:
-        query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-            from_leaf(plan, leaf), plan.belongs
-        )
-        with source.reading(leaf) as reader:
-            found = reader.execute(query, doing=f'count the rows of "{leaf.name}"')
-        rows += int(found[0][0])
-    return rows
+    return sum(count_leaf(source, plan, leaf, plan.belongs) for leaf in plan.source.leaves)
+
+
+def count_leaf(
+    source: SourceSnapshot, plan: TablePlan, leaf: Leaf, condition: sql.Composable
+) -> int:
+    """Returns for how many rows of a leaf a condition holds in the snapshot."""
+    query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(from_leaf(plan, leaf), condition)
+    with source.reading(leaf) as reader:
+        return int(reader.execute(query, doing=f'count the rows of "{leaf.name}"')[0][0])
 
 
 def estimate(source: SourceSnapshot, plan: TablePlan) -> Estimate:

@@ -1,49 +1,45 @@
-"""One table into one target: look, plan, extract and load each chunk, verify, publish."""
+"""One table into one target: look, plan, extract and load each chunk, verify, publish.
 
-import queue
-import threading
+A pass goes from a look at both sides to the publish, under one snapshot. Where it breaks off -
+the snapshot is lost, a server restarts - another pass follows, and begins with what the ledger
+says is loaded: the same way the next run goes on after this one was killed.
+"""
+
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
-from extract_load import lease, ledger, log
+from extract_load import lease, log
 from extract_load.baseline import is_overtaken
-from extract_load.catalog import read_table
-from extract_load.chunking import Chunk
+from extract_load.chunk_loading import ChunkLoading, LandingCounts, Progress
 from extract_load.comparison import proof_of
-from extract_load.config import Deletes, SyncMode, TableSettings
-from extract_load.connection import Session, SessionRegistry
+from extract_load.config import Deletes, TableSettings
+from extract_load.connection import WRITE_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
 from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
 from extract_load.evolution import evolve, follow_up
-from extract_load.extract import (
-    count_rows,
-    read_since,
-    require_boolean,
-    require_regular_cursor,
-)
+from extract_load.extract import count_rows
 from extract_load.fingerprint import fingerprint_of, is_altered
-from extract_load.load import Load, finish_scratch, load_chunk, prepare
-from extract_load.planner import plan_table
-from extract_load.predicate_judge import judge_predicate
-from extract_load.predicate_time import at_moment
+from extract_load.load import Load, finish_scratch, prepare
+from extract_load.look import look_and_plan, read_target_state
 from extract_load.publish import Publication, SourceFacts, publish
-from extract_load.raw_table import NO_FACTS, read_facts
-from extract_load.retry import attempt
-from extract_load.snapshot import SourceSnapshot, use_path
+from extract_load.repair import repair
+from extract_load.resume import Resumed, remaining
+from extract_load.retry import Patience, attempt
+from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
-from extract_load.table_plan import PlanOptions, TablePlan, TargetState
-from extract_load.target_types import read_target_types
+from extract_load.table_plan import PlanOptions, TablePlan
 from extract_load.wide_rows import naming_wide_columns
 
 PUBLISH_ATTEMPTS = 5
 """A publish is tried again when another transaction changed the same rows (40001)."""
 
 logger = log.get_logger(__name__)
+
+AfterPublish = Callable[[SourceSnapshot, TablePlan, Session, Publication], None]
 
 
 @dataclass(frozen=True)
@@ -57,46 +53,17 @@ class LandingOptions:
     allow_rewrite: bool = False
     """Whether raw tables may be altered while their readers wait."""
     wait_seconds: float = 60.0
-    after_publish: "AfterPublish | None" = None
+    after_publish: AfterPublish | None = None
     """Called with the lease held: no other run publishes meanwhile. Raises nothing."""
 
-
-@dataclass
-class LandingCounts:
-    """What happened so far; read for the report also when the table fails."""
-
-    rows_read: int = 0
-    bytes_read: int = 0
-    chunks: int = 0
-    retries: int = 0
-    loading_since: float = field(default_factory=time.monotonic)
-    """When the first chunk began, on the monotonic clock."""
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, stats: CopyStats) -> None:
-        """Adds what a COPY moved."""
-        with self._lock:
-            self.rows_read += stats.rows
-            self.bytes_read += stats.bytes
-
-    def add_chunk(self) -> None:
-        """Adds one chunk that is loaded."""
-        with self._lock:
-            self.chunks += 1
-
-    def add_retry(self) -> None:
-        """Adds one repeated attempt."""
-        with self._lock:
-            self.retries += 1
-
-
-AfterPublish = Callable[[SourceSnapshot, TablePlan, Session, Publication], None]
-Progress = Callable[[TablePlan, LandingCounts], None]
-"""Told after each chunk."""
+    @property
+    def asked(self) -> PlanOptions:
+        """What of it the plan depends on."""
+        return PlanOptions(self.full_refresh, self.since, self.allow_rewrite)
 
 
 class Landing:
-    """One table's way into one target."""
+    """One table's way into one target; a context manager, which holds a session to it."""
 
     def __init__(
         self,
@@ -123,76 +90,93 @@ class Landing:
         self._registry = registry
         self._run_id = run_id
         self._renew = renew
-        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
+        self._source_is_lost = False
+        self._kept = 0
+        self._publication: Publication | None = None
+        self._load: Load | None = None
         self.counts = LandingCounts()
-        self.plan: TablePlan | None = None
 
-    def run(self, session: Session, options: LandingOptions, progress: Progress) -> Publication:
+    @property
+    def plan(self) -> TablePlan | None:
+        """The plan of the last pass."""
+        return self._load.plan if self._load else None
+
+    def __enter__(self) -> Self:
+        self.session = self._registry.open(self._target, "target")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._registry.close(self.session)
+
+    def run(self, options: LandingOptions, progress: Progress) -> Publication:
         """Lands and publishes the table.
 
         Args:
-            session: To the target; its backend stands for the lease.
             options: What the user asked for.
             progress: Told after each chunk.
 
         Raises:
             ExtractLoadError: Whatever went wrong; nothing was published then.
         """
-        held = lease.acquire(session, self._table.target, self._run_id, options.wait_seconds)
+        held = lease.acquire(self.session, self._table.target, self._run_id, options.wait_seconds)
         try:
-            return self._land(session, held, options, progress)
+            return self._land(held, options, progress)
         finally:
-            self._release(session, held)
+            self._release(held)
 
-    def _land(
-        self, session: Session, held: lease.Lease, options: LandingOptions, progress: Progress
+    def _land(self, held: lease.Lease, options: LandingOptions, progress: Progress) -> Publication:
+        """Passes, as long as each brings the table further."""
+        patience = Patience(self._table.max_retries)
+        loading = ChunkLoading(self._registry, self._target, self.counts, progress)
+        while True:
+            try:
+                self._recover(held)
+                return self._pass(held, options, loading)
+            except ExtractLoadError as error:
+                pause = patience.pause(error, self._kept)
+                if pause is None:
+                    raise
+                self._source_is_lost = isinstance(error, SnapshotLost)
+                self.counts.add_retry(error)
+                time.sleep(pause)
+
+    def _recover(self, held: lease.Lease) -> None:
+        """Takes another session or snapshot in the place of one that is gone."""
+        if self.session.is_lost:
+            self._registry.close(self.session)
+            self.session = self._registry.open(self._target, "target")
+            lease.reclaim(self.session, held)
+        if self._source_is_lost or not self._source.is_alive():
+            self._source = self._renew(self._source)
+            self._source_is_lost = False
+
+    def _pass(
+        self, held: lease.Lease, options: LandingOptions, loading: ChunkLoading
     ) -> Publication:
-        self._require_newest_snapshot(session)
-        plan = look_and_plan(self._table, self._source, session, options)
-        self.plan = plan
-        load = Load(plan, held)
-        logger.info(
-            "planned",
-            extra={
-                "publish": plan.publish.value,
-                "chunks": len(plan.chunks),
-                "why": plan.baseline_reason or "delta",
-            },
-        )
-        if plan.since_note:
-            logger.info(plan.since_note)
-        evolve(session, load, lambda: read_target_state(session, self._table))
-        prepare(session, load)
-        self._load_chunks(load, progress)
-        finish_scratch(session, load)
-        facts = self._source_facts(session, load)
-        self._require_same_source(plan)
-        self._source.wait_flushed()
-        with naming_wide_columns(plan):
-            publication = attempt(
-                lambda: publish(
-                    session,
-                    load,
-                    facts,
-                    allow_deletes=options.allow_deletes,
-                    prove=proof_of(plan, self._source),
-                ),
-                attempts=PUBLISH_ATTEMPTS,
-                on_retry=self._on_retry,
-            )
-        follow_up(session, load)
-        if options.after_publish is not None:
-            options.after_publish(self._source, plan, session, publication)
-        logger.info(
-            "published",
-            extra={
-                "rows": self.counts.rows_read,
-                "inserted": publication.rows_inserted,
-                "updated": publication.rows_updated,
-                "deleted": publication.rows_deleted,
-            },
-        )
-        return publication
+        session = self.session
+        if not self._is_published():
+            self._require_newest_snapshot(session)
+            plan = look_and_plan(self._table, self._source, session, options.asked)
+            load = self._load = Load(plan, held, self._source.mark)
+            _tell_plan(plan)
+            evolve(session, load, lambda: read_target_state(session, self._table))
+            self._load_rows(load, loading)
+            facts = self._close(load)
+            self._publication = self._publish(load, facts, options)
+        return self._finish(options)
+
+    def _is_published(self) -> bool:
+        """Whether an earlier pass published, though the answer to its COMMIT was lost."""
+        if self._publication is None:
+            return False
+        with self.session.transaction():
+            watermark = read_target_state(self.session, self._table).watermark
+        return watermark is not None and watermark.run_id == self._run_id
 
     def _require_newest_snapshot(self, session: Session) -> None:
         """Takes a newer snapshot where another run published one while this run waited.
@@ -211,6 +195,45 @@ class Landing:
                 f"It has not replayed WAL position {watermark.lsn} yet. Nothing was published.",
                 "Wait until it has caught up, or read from the primary.",
             )
+
+    # ------------------------------------------------------------ rows
+
+    def _load_rows(self, load: Load, loading: ChunkLoading) -> None:
+        """Loads what no earlier pass or run did, and brings all of it to one snapshot."""
+        resumed = prepare(self.session, load)
+        chunks = remaining(load.plan.chunks, resumed.kept)
+        self._count_resumed(resumed, len(chunks))
+        loading.load(self._source, load, chunks)
+        if resumed.needs_repair(load.snapshot.id):
+            self.counts.add(repair(self.session, self._source, load, resumed.kept))
+        finish_scratch(self.session, load)
+
+    def _count_resumed(self, resumed: Resumed, to_load: int) -> None:
+        others = [each for each in resumed.kept if each.run_id != self._run_id and each.chunk >= 0]
+        self._kept = len(resumed.kept)
+        self.counts.chunks_resumed = len(others)
+        self.counts.chunks_planned = self.counts.chunks + to_load
+        self.counts.loading_since = time.monotonic()
+        if resumed.kept:
+            facts = {"chunks_kept": len(resumed.kept), "chunks_left": to_load}
+            logger.info("goes on", extra=facts)
+        if resumed.why_dropped:
+            dropped = {"chunks_dropped": len(resumed.dropped), "why": resumed.why_dropped}
+            logger.warning("starts over" if not resumed.kept else "reads again", extra=dropped)
+
+    # ------------------------------------------------------------ publish
+
+    def _close(self, load: Load) -> SourceFacts:
+        """Counts and keys, read in the snapshot the rows were read in."""
+        plan = load.plan
+        rows = None
+        if plan.deletes is not Deletes.IGNORE or (plan.is_baseline and plan.verifies_counts):
+            rows = count_rows(self._source, plan)
+        evidence = gather(self.session, self._source, load, rows or 0)
+        self.counts.add(CopyStats(evidence.missing_rows, evidence.bytes))
+        self._require_same_source(plan)
+        self._source.wait_flushed()
+        return SourceFacts(rows, evidence)
 
     def _require_same_source(self, plan: TablePlan) -> None:
         """Refuses what was read while columns or enum labels were renamed under it.
@@ -232,143 +255,66 @@ class Landing:
                 "Run again: it takes a new snapshot.",
             )
 
-    def _source_facts(self, session: Session, load: Load) -> SourceFacts:
-        """Counts and keys, read in the snapshot the rows were read in."""
-        plan = load.plan
-        rows = None
-        if plan.deletes is not Deletes.IGNORE or (plan.is_baseline and plan.verifies_counts):
-            rows = count_rows(self._source, plan)
-        evidence = gather(session, self._source, load, rows or 0)
-        self.counts.add(CopyStats(evidence.missing_rows, evidence.bytes))
-        return SourceFacts(rows, evidence)
+    def _publish(self, load: Load, facts: SourceFacts, options: LandingOptions) -> Publication:
+        session, plan = self.session, load.plan
 
-    def _load_chunks(self, load: Load, progress: Progress) -> None:
-        """Loads every chunk, `parallel_workers` at a time; the first error stops the rest."""
-        workers = max(1, min(self._table.parallel_workers, len(load.plan.chunks)))
-        self.counts.loading_since = time.monotonic()
-        with ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool:
-            futures = [
-                pool.submit(copy_context().run, self._load_chunk, load, chunk, progress)
-                for chunk in load.plan.chunks
-            ]
-            try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-                self._close_idle()
-            for future in done:
-                future.result()
+        def once() -> Publication:
+            doing = f'publish "{plan.settings.target}"'
+            with session.transaction(WRITE_CONSISTENT, doing=doing):
+                # Kept before COMMIT: its answer may be lost, and the next pass asks the ledger.
+                self._publication = publish(
+                    session,
+                    load,
+                    facts,
+                    allow_deletes=options.allow_deletes,
+                    prove=proof_of(plan, self._source),
+                )
+            return self._publication
 
-    def _load_chunk(self, load: Load, chunk: Chunk, progress: Progress) -> None:
-        def once() -> CopyStats | None:
-            with naming_wide_columns(load.plan), self._worker_session() as session:
-                return load_chunk(session, self._source, load, chunk)
-
-        started = time.monotonic()
-        stats = attempt(
-            once,
-            attempts=1 + load.plan.settings.max_retries,
-            on_retry=self._on_retry,
-            unless=SnapshotLost,
-        )
-        self.counts.add_chunk()
-        if stats is not None:
-            self.counts.add(stats)
-            logger.debug(
-                "loaded",
-                extra={
-                    "chunk": chunk.number,
-                    "rows": stats.rows,
-                    "seconds": time.monotonic() - started,
-                },
+        with naming_wide_columns(plan):
+            return attempt(
+                once,
+                attempts=PUBLISH_ATTEMPTS,
+                on_retry=self.counts.add_retry,
+                unless=lambda _: session.is_lost,
             )
-        progress(load.plan, self.counts)
 
-    @contextmanager
-    def _worker_session(self) -> Iterator[Session]:
-        """A session to the target for one chunk; one that failed is not used again.
+    def _finish(self, options: LandingOptions) -> Publication:
+        """What follows a publish."""
+        load, publication = self._load, self._publication
+        if load is None or publication is None:
+            msg = "a table is finished that was not published"
+            raise RuntimeError(msg)
+        follow_up(self.session, load)
+        if options.after_publish is not None:
+            options.after_publish(self._source, load.plan, self.session, publication)
+        logger.info(
+            "published",
+            extra={
+                "rows": self.counts.rows_read,
+                "inserted": publication.rows_inserted,
+                "updated": publication.rows_updated,
+                "deleted": publication.rows_deleted,
+            },
+        )
+        return publication
 
-        Nor is one that idles then: a server that went took them all, and each would cost an
-        attempt.
-        """
-        try:
-            session = self._idle.get_nowait()
-        except queue.Empty:
-            session = self._registry.open(self._target, "target")
-        try:
-            yield session
-        except BaseException:
-            self._registry.close(session)
-            self._close_idle()
-            raise
-        self._idle.put(session)
-
-    def _close_idle(self) -> None:
-        while True:
-            try:
-                session = self._idle.get_nowait()
-            except queue.Empty:
-                return
-            self._registry.close(session)
-
-    def _on_retry(self, error: ExtractLoadError) -> None:
-        self.counts.add_retry()
-        logger.warning("trying again", extra={"why": error.primary})
-
-    def _release(self, session: Session, held: lease.Lease) -> None:
+    def _release(self, held: lease.Lease) -> None:
         """Gives the lease back; where the connection is lost it ends with its backend."""
         try:
-            lease.release(session, held)
+            lease.release(self.session, held)
         except ExtractLoadError as error:
             logger.warning("lease not given back", extra={"why": error.primary})
 
 
-def look_and_plan(
-    table: TableSettings, source: SourceSnapshot, session: Session, options: LandingOptions
-) -> TablePlan:
-    """Returns the plan for a table; reads both sides and changes nothing.
-
-    Args:
-        table: Its settings.
-        source: The snapshot it would be read in.
-        session: To the target.
-        options: Only `full_refresh`, `since` and `allow_rewrite` matter.
-    """
-    with session.transaction():
-        state = read_target_state(session, table)
-    return plan_in(table, source, state, options)
-
-
-def plan_in(
-    table: TableSettings, source: SourceSnapshot, state: TargetState, options: LandingOptions
-) -> TablePlan:
-    """Returns the plan for a table whose target was looked at before. Arguments as above."""
-    schema = source.table(table.source)
-    leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)
-    schema = replace(schema, leaves=leaves)
-    if table.custom_where is not None:
-        table = replace(table, custom_where=at_moment(table.custom_where, source.cut.cut_at))
-        judge_predicate(source, table, schema)
-    since = options.since
-    if since is not None and table.sync_mode is SyncMode.INCREMENTAL_SYNC:
-        with source.reader() as reader:
-            since = read_since(reader, table, schema, since)
-    asked = PlanOptions(options.full_refresh, since, options.allow_rewrite)
-    plan = plan_table(table, schema, source.cut, state, asked)
-    with source.looking() as reader:
-        use_path(reader, table.search_path)
-        require_boolean(reader, plan)
-    require_regular_cursor(source, plan)
-    return plan
-
-
-def read_target_state(session: Session, table: TableSettings) -> TargetState:
-    """Returns what stands in the target, as the caller's transaction sees it."""
-    raw = read_table(session, table.target)
-    has_ledger = ledger.ledger_version(session) > 0
-    return TargetState(
-        raw=raw,
-        watermark=ledger.read_watermark(session, table.target) if has_ledger else None,
-        facts=read_facts(session, table.target, raw.oid) if raw else NO_FACTS,
-        types=read_target_types(session),
+def _tell_plan(plan: TablePlan) -> None:
+    logger.info(
+        "planned",
+        extra={
+            "publish": plan.publish.value,
+            "chunks": len(plan.chunks),
+            "why": plan.baseline_reason or "delta",
+        },
     )
+    if plan.since_note:
+        logger.info(plan.since_note)

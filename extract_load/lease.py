@@ -102,11 +102,29 @@ def hold(session: Session, lease: Lease) -> None:
         LeaseHeld: If somebody did before.
     """
     if not session.execute(queries("ledger")["hold_lease"], {"token": lease.token}):
-        raise LeaseHeld(
-            f'the lease of "{lease.target}" was taken over by another run',
-            f"Run {lease.run_id} was silent for more than {EXPIRY_SECONDS:g} s.",
-            'Run again after the other run has ended; "extract-load status" shows it.',
-        )
+        raise _taken_over(lease)
+
+
+def _taken_over(lease: Lease) -> LeaseHeld:
+    return LeaseHeld(
+        f'the lease of "{lease.target}" was taken over by another run',
+        f"Run {lease.run_id} was silent for more than {EXPIRY_SECONDS:g} s.",
+        'Run again after the other run has ended; "extract-load status" shows it.',
+    )
+
+
+def reclaim(session: Session, lease: Lease) -> None:
+    """Makes another session the lease's, after its own was lost.
+
+    Waits for the transactions of the lost one: a COMMIT that was sent may still come.
+
+    Raises:
+        LeaseHeld: If another run took the lease over.
+    """
+    with session.transaction(doing="take the lease again"):
+        session.execute(queries("ledger")["end_backend"], {"token": lease.token})
+        if not session.execute(queries("ledger")["reclaim_lease"], {"token": lease.token}):
+            raise _taken_over(lease)
 
 
 def release(session: Session, lease: Lease) -> None:

@@ -5,7 +5,6 @@ it speaks of.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -23,15 +22,6 @@ SCHEMA = "extract_load"
 SCRATCH_SCHEMA = "extract_load_scratch"
 _TAKE_LOCK = f"SELECT pg_advisory_xact_lock({0x65786C64})"
 """A number of ours; the lock ends with the transaction, so that a pooler cannot keep it."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A chunk that is loaded."""
-
-    chunk: int
-    rows: int
-    bytes: int
 
 
 def migrate(session: Session) -> None:
@@ -147,7 +137,7 @@ def read_watermark(session: Session, target: TableName) -> Watermark | None:
     if not rows:
         return None
     oid, identity, fingerprint, lsn, cursor_value, xid, loaded_at, *added = rows[0]
-    open_for, snapshot_xid = added
+    open_for, snapshot_xid, run_id = added
     return Watermark(
         target_oid=oid,
         identity=identity,
@@ -158,6 +148,7 @@ def read_watermark(session: Session, target: TableName) -> Watermark | None:
         loaded_at=loaded_at,
         open_for=open_for,
         snapshot_xid=None if snapshot_xid is None else int(snapshot_xid),
+        run_id=run_id,
     )
 
 
@@ -185,82 +176,6 @@ def forget_fingerprint(session: Session, target: TableName) -> None:
     Identity and WAL position stay: a snapshot older than what is published is still known as one.
     """
     session.execute(queries("ledger")["forget_fingerprint"], _named(target))
-
-
-def claim_checkpoint(
-    session: Session, table: TableName, run_id: str, target: TableName, chunk: int, range_: str
-) -> bool:
-    """Returns whether the caller's transaction is the one that loads a chunk.
-
-    The INSERT waits for another transaction that holds the same chunk, also for one whose COMMIT
-    was sent but never answered: a look-up would find nothing while that COMMIT is still to come.
-
-    Args:
-        session: In the chunk's transaction.
-        table: The table of checkpoints that stands and falls with the scratch table.
-        run_id: The run.
-        target: The raw table.
-        chunk: Its number in the plan.
-        range_: What it covers, for people.
-    """
-    query = sql.SQL(
-        "INSERT INTO {} (run_id, target_schema, target_table, chunk, range) "
-        "VALUES ({}) ON CONFLICT DO NOTHING RETURNING chunk"
-    ).format(
-        table.sql,
-        sql.SQL(", ").join(map(sql.Literal, (run_id, target.schema, target.table, chunk, range_))),
-    )
-    return bool(session.execute(query))
-
-
-def complete_checkpoint(
-    session: Session, table: TableName, run_id: str, target: TableName, checkpoint: Checkpoint
-) -> None:
-    """Writes what a claimed chunk brought."""
-    session.execute(
-        sql.SQL(
-            "UPDATE {} SET rows = {}, bytes = {}, loaded_at = clock_timestamp() "
-            "WHERE run_id = {} AND target_schema = {} AND target_table = {} AND chunk = {}"
-        ).format(
-            table.sql,
-            *map(
-                sql.Literal,
-                (
-                    checkpoint.rows,
-                    checkpoint.bytes,
-                    run_id,
-                    target.schema,
-                    target.table,
-                    checkpoint.chunk,
-                ),
-            ),
-        )
-    )
-
-
-def read_checkpoints(
-    session: Session, table: TableName, run_id: str, target: TableName
-) -> list[Checkpoint]:
-    """Returns the chunks of a run that are loaded."""
-    rows = session.execute(
-        sql.SQL(
-            "SELECT chunk, rows, bytes FROM {} "
-            "WHERE run_id = {} AND target_schema = {} AND target_table = {}"
-        ).format(table.sql, *map(sql.Literal, (run_id, target.schema, target.table)))
-    )
-    return [Checkpoint(*row) for row in rows]
-
-
-def forget_checkpoints(session: Session, target: TableName) -> None:
-    """Deletes the checkpoints of every run on a raw table."""
-    for schema in (SCHEMA, SCRATCH_SCHEMA):
-        session.execute(
-            sql.SQL("DELETE FROM {} WHERE target_schema = {} AND target_table = {}").format(
-                sql.Identifier(schema, "chunks"),
-                sql.Literal(target.schema),
-                sql.Literal(target.table),
-            )
-        )
 
 
 def _named(target: TableName) -> dict[str, Any]:

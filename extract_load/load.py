@@ -1,31 +1,31 @@
 """Writing beside the raw table: scratch tables, and one COPY with its checkpoint a chunk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg2 import sql
 
-from extract_load import lease, ledger
+from extract_load import checkpoints, lease, ledger
 from extract_load.catalog import Leaf
+from extract_load.checkpoints import Checkpoints, SnapshotMark
 from extract_load.chunking import Chunk
 from extract_load.connection import Session
 from extract_load.extract import copy_out_query, key_columns
 from extract_load.identifiers import TableName, columns_sql
+from extract_load.resume import Resumed, part_of, resume
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats, move
 from extract_load.table_plan import Publish, TablePlan
 
+_EMPTY = "none was done, or a crash of the target emptied unlogged tables"
+
 
 @dataclass(frozen=True)
 class Load:
-    """One table's way into one target in this run."""
+    """One table's way into one target in this run, under one snapshot."""
 
     plan: TablePlan
     lease: lease.Lease
-
-    @property
-    def run_id(self) -> str:
-        """The run."""
-        return self.lease.run_id
+    snapshot: SnapshotMark
 
     @property
     def target(self) -> TableName:
@@ -33,32 +33,81 @@ class Load:
         return self.plan.settings.target
 
     @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of this raw table."""
+        return Checkpoints(self.plan.checkpoints, self.target, self.lease.run_id, self.snapshot)
+
+    @property
+    def whole_leaves(self) -> frozenset[int]:
+        """Leaves (OIDs) that are read whatever the window says."""
+        return frozenset(chunk.leaf.oid for chunk in self.plan.chunks if chunk.is_whole)
+
+    @property
     def keys(self) -> TableName:
         """The scratch table of all keys in the snapshot, where deletes need one."""
-        return TableName(ledger.SCRATCH_SCHEMA, f"{self.plan.scratch.table}_keys")
+        return self._beside("keys")
+
+    @property
+    def changed(self) -> TableName:
+        """The scratch table of what a repair reads again."""
+        return self._beside("changed")
+
+    def _beside(self, name: str) -> TableName:
+        return TableName(ledger.SCRATCH_SCHEMA, f"{self.plan.scratch.table}_{name}")
 
 
-def prepare(session: Session, load: Load) -> None:
-    """Makes an empty scratch table; what a dead run left is dropped with its checkpoints."""
+def prepare(session: Session, load: Load) -> Resumed:
+    """Makes the scratch table ready, and returns what of a dead run's work stands in it.
+
+    What no longer counts is deleted with its checkpoints; where nothing counts it starts empty.
+    """
     plan = load.plan
     with session.transaction(doing="create the scratch table"):
         lease.hold(session, load.lease)
         ledger.create_schema(session, plan.settings.target.schema)
-        drop_scratch(session, load)
-        ledger.forget_checkpoints(session, load.target)
-        columns = sql.SQL(", ").join(
-            sql.SQL("{} {}{}").format(
-                sql.Identifier(column.name),
-                sql.SQL(column.target_type),
-                sql.SQL(" NOT NULL" if column.is_not_null else ""),
-            )
-            for column in plan.contract.columns
+        is_there = _has_table(session, plan.scratch)
+        found = load.checkpoints.read(session) if is_there else []
+        resumed = resume(plan, load.snapshot.id, found)
+        if resumed.kept:
+            load.checkpoints.discard(session, plan.scratch, resumed.dropped)
+            _drop_key(session, plan)
+        else:
+            drop_scratch(session, load)
+            checkpoints.forget(session, load.target)
+            _create_scratch(session, plan)
+        if is_there and not found:
+            resumed = replace(resumed, why_dropped=_EMPTY)
+    return resumed
+
+
+def _create_scratch(session: Session, plan: TablePlan) -> None:
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}{}").format(
+            sql.Identifier(column.name),
+            sql.SQL(column.target_type),
+            sql.SQL(" NOT NULL" if column.is_not_null else ""),
         )
-        kind = "TABLE" if plan.publish is Publish.FIRST_LOAD else "UNLOGGED TABLE"
-        session.execute(
-            sql.SQL("CREATE {} {} ({})").format(sql.SQL(kind), plan.scratch.sql, columns),
-            doing=f'create a table in schema "{plan.scratch.schema}"',
+        for column in plan.contract.columns
+    )
+    kind = "TABLE" if plan.publish is Publish.FIRST_LOAD else "UNLOGGED TABLE"
+    session.execute(
+        sql.SQL("CREATE {} {} ({})").format(sql.SQL(kind), plan.scratch.sql, columns),
+        doing=f'create a table in schema "{plan.scratch.schema}"',
+    )
+
+
+def _has_table(session: Session, table: TableName) -> bool:
+    query = "SELECT to_regclass(%(name)s) IS NOT NULL"
+    return bool(session.execute(query, {"name": table.regclass})[0][0])
+
+
+def _drop_key(session: Session, plan: TablePlan) -> None:
+    """While chunks land, a row that moved between two of them stands there twice."""
+    session.execute(
+        sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(
+            plan.scratch.sql, sql.Identifier(f"{plan.scratch.table}_pkey")
         )
+    )
 
 
 def load_chunk(
@@ -73,22 +122,14 @@ def load_chunk(
     doing = f'copy {chunk.range} of "{chunk.leaf.name}"'
     with session.transaction(settings={"synchronous_commit": "off"}, doing="commit a chunk"):
         lease.hold(session, load.lease)
-        if not ledger.claim_checkpoint(
-            session, plan.checkpoints, load.run_id, load.target, chunk.number, str(chunk)
-        ):
+        if not load.checkpoints.claim(session, chunk.number, part_of(plan, chunk), str(chunk)):
             return None
         with source.reading(chunk.leaf) as reader:
             stats = move(
                 lambda stream: reader.copy(copy_out_query(plan, chunk), stream, doing),
-                lambda stream: session.copy(copy_in_query(plan), stream, doing),
+                lambda stream: session.copy(copy_in_query(plan, plan.scratch), stream, doing),
             )
-        ledger.complete_checkpoint(
-            session,
-            plan.checkpoints,
-            load.run_id,
-            load.target,
-            ledger.Checkpoint(chunk.number, stats.rows, stats.bytes),
-        )
+        load.checkpoints.complete(session, chunk.number, rows=stats.rows, bytes_=stats.bytes)
     return stats
 
 
@@ -157,18 +198,24 @@ def drop_scratch(session: Session, load: Load) -> None:
         TableName(load.target.schema, name),
         TableName(ledger.SCRATCH_SCHEMA, name),
         load.keys,
+        load.changed,
     ):
         session.execute(
             sql.SQL("DROP TABLE IF EXISTS {}").format(table.sql), doing="drop a scratch table"
         )
 
 
-def copy_in_query(plan: TablePlan) -> sql.Composable:
-    """Returns the COPY that takes rows into the scratch table."""
+def copy_in_query(plan: TablePlan, table: TableName) -> sql.Composable:
+    """Returns the COPY that takes rows into the scratch table, or one like it."""
     names = plan.contract.names
     return sql.SQL("COPY {} {} FROM STDIN (FORMAT {})").format(
-        plan.scratch.sql,
+        table.sql,
         # COPY knows no empty list; a table without columns takes empty rows.
         sql.SQL("({})").format(columns_sql(names)) if names else sql.SQL(""),
         sql.SQL(plan.contract.copy_format),
     )
+
+
+def count(session: Session, table: TableName) -> int:
+    """Returns how many rows a table has."""
+    return int(session.execute(sql.SQL("SELECT count(*) FROM {}").format(table.sql))[0][0])

@@ -9,7 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from extract_load import log
-from extract_load.landing import LandingCounts, Progress
+from extract_load.chunk_loading import LandingCounts, Progress
 from extract_load.report import peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def progress_lines(every_seconds: float = 5.0) -> Progress:
     lock = threading.Lock()
 
     def tell(plan: "TablePlan", counts: LandingCounts) -> None:
-        now, loaded, planned = time.monotonic(), counts.chunks, len(plan.chunks)
+        now, loaded, planned = time.monotonic(), counts.chunks, counts.chunks_planned
         name = _name(plan)
         with lock:
             last = told.get(name, -inf)
@@ -80,9 +80,14 @@ def progress_bars(*, enabled: bool) -> Iterator[Progress]:
             with lock:
                 if name not in tasks:
                     tasks[name] = shown.add_task(
-                        plan.settings.source.written, total=len(plan.chunks), rows=0
+                        plan.settings.source.written, total=counts.chunks_planned, rows=0
                     )
-            shown.update(tasks[name], completed=counts.chunks, rows=counts.rows_read)
+            shown.update(
+                tasks[name],
+                total=counts.chunks_planned,
+                completed=counts.chunks,
+                rows=counts.rows_read,
+            )
 
         yield tell
 

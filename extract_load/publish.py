@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
-from extract_load import lease, ledger
+from extract_load import checkpoints, lease, ledger
 from extract_load.apply import Applied, apply_difference
 from extract_load.config import Deletes, SyncMode
-from extract_load.connection import WRITE_CONSISTENT, Session
+from extract_load.connection import Session
 from extract_load.cursor import cursor_of
-from extract_load.deletes import MISSING_ROWS_CHUNK, Evidence, count_live
+from extract_load.deletes import Evidence, count_live
 from extract_load.errors import TargetError, TargetUnavailable, VerificationFailed
-from extract_load.identifiers import TableName
-from extract_load.load import Load, drop_scratch
+from extract_load.load import Load, count, drop_scratch
 from extract_load.modes import MODES
+from extract_load.resume import uncovered_leaves
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
 
@@ -54,10 +54,10 @@ def publish(
     allow_deletes: bool = False,
     prove: Callable[[Session], None] | None = None,
 ) -> Publication:
-    """Publishes what is loaded, with its watermark, in one transaction.
+    """Publishes what is loaded, with its watermark, in the caller's transaction.
 
     Args:
-        session: To the target.
+        session: To the target, in a transaction that is `WRITE_CONSISTENT`.
         load: The table; its scratch table is dropped in the same transaction.
         facts: What the snapshot holds.
         allow_deletes: Whether the guards are off.
@@ -71,31 +71,30 @@ def publish(
             in a crash; trying again may help.
     """
     plan = load.plan
-    with session.transaction(WRITE_CONSISTENT, doing=f'publish "{plan.settings.target}"'):
-        lease.hold(session, load.lease)
-        _require_same_table(session, plan)
-        scratch_rows = _verified_scratch_rows(session, load, facts)
-        loaded_at = _loaded_at(session, plan)
-        cursor_value = _cursor_value(session, plan)  # before a first load is given its name
-        if plan.publish is Publish.FIRST_LOAD:
-            applied = Applied(inserted=scratch_rows)
-            _name_first_load(session, plan, loaded_at)
-        else:
-            applied = apply_difference(
-                session,
-                plan,
-                loaded_at,
-                evidence=facts.evidence,
-                source_rows=facts.rows,
-                allow_deletes=allow_deletes,
-            )
-        _verify_live_rows(session, plan, facts)
-        if prove is not None:
-            prove(session)
-        _write_watermark(session, load, loaded_at, cursor_value)
-        drop_scratch(session, load)
-        ledger.forget_checkpoints(session, load.target)
-        published_at = session.execute("SELECT clock_timestamp()::text")[0][0]
+    lease.hold(session, load.lease)
+    _require_same_table(session, plan)
+    scratch_rows = _verified_scratch_rows(session, load, facts)
+    loaded_at = _loaded_at(session, plan)
+    cursor_value = _cursor_value(session, plan)  # before a first load is given its name
+    if plan.publish is Publish.FIRST_LOAD:
+        applied = Applied(inserted=scratch_rows)
+        _name_first_load(session, plan, loaded_at)
+    else:
+        applied = apply_difference(
+            session,
+            plan,
+            loaded_at,
+            evidence=facts.evidence,
+            source_rows=facts.rows,
+            allow_deletes=allow_deletes,
+        )
+    _verify_live_rows(session, plan, facts)
+    if prove is not None:
+        prove(session)
+    _write_watermark(session, load, loaded_at, cursor_value)
+    drop_scratch(session, load)
+    checkpoints.forget(session, load.target)
+    published_at = session.execute("SELECT clock_timestamp()::text")[0][0]
     return Publication(
         published_at=published_at,
         loaded_at=loaded_at,
@@ -131,20 +130,20 @@ def _require_same_table(session: Session, plan: TablePlan) -> None:
 def _verified_scratch_rows(session: Session, load: Load, facts: SourceFacts) -> int:
     """Rows in scratch, proved to be those of every planned chunk."""
     plan = load.plan
-    found = ledger.read_checkpoints(session, plan.checkpoints, load.run_id, load.target)
-    planned = {chunk.number for chunk in plan.chunks}
-    if facts.evidence.missing_rows:
-        planned.add(MISSING_ROWS_CHUNK)
-    loaded = {checkpoint.chunk for checkpoint in found}
-    if loaded != planned:
+    found = load.checkpoints.read(session)
+    uncovered = uncovered_leaves(plan, found)
+    if uncovered:
         raise TargetUnavailable(
-            f'{len(planned - loaded)} of {len(planned)} chunks of "{plan.settings.source}" '
-            f'are not in target "{plan.settings.target_connection}" any more',
-            "Their checkpoints are gone, as after a crash of the target. Nothing was published.",
-            "Run again: the table starts over.",
+            f'chunks of "{plan.settings.source}" are not in target '
+            f'"{plan.settings.target_connection}" any more',
+            f'Those of "{uncovered[0].name}" do not cover it, as after a crash of the target, '
+            "which empties unlogged tables. Nothing was published.",
+            "Run again: it reads them again.",
         )
+    if any(each.snapshot.id != load.snapshot.id for each in found):
+        raise _failed(plan, "chunks of another snapshot were not repaired")
     copied = sum(checkpoint.rows for checkpoint in found)
-    scratch_rows = _count(session, plan.scratch)
+    scratch_rows = count(session, plan.scratch)
     if plan.verifies_counts and scratch_rows != copied:
         raise _failed(
             plan, f"the scratch table has {scratch_rows} rows, its chunks brought {copied}"
@@ -173,10 +172,6 @@ def _failed(plan: TablePlan, what: str) -> VerificationFailed:
         f"{what[0].upper()}{what[1:]}. Nothing was published.",
         "Run the table once with --full-refresh; if it happens again, please report it.",
     )
-
-
-def _count(session: Session, table: TableName) -> int:
-    return int(session.execute(sql.SQL("SELECT count(*) FROM {}").format(table.sql))[0][0])
 
 
 # ---------------------------------------------------------------- first load
@@ -291,6 +286,6 @@ def _write_watermark(
             "xid": plan.cut.xmin if mode.saves_xid(plan.settings) else None,
             "snapshot_xid": plan.cut.xmin,
             "loaded_at": loaded_at,
-            "run_id": load.run_id,
+            "run_id": load.lease.run_id,
         },
     )

@@ -2,7 +2,7 @@
 
 from secrets import token_hex
 
-from extract_load import lease, ledger
+from extract_load import checkpoints, lease, ledger
 from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.identifiers import TableName
@@ -29,7 +29,7 @@ def forget(parameters: ConnectionParameters, target: TableName) -> bool:
         try:
             with session.transaction():
                 lease.hold(session, held)
-                ledger.forget_checkpoints(session, target)
+                checkpoints.forget(session, target)
                 return ledger.forget_watermark(session, target)
         finally:
             lease.release(session, held)

@@ -4,6 +4,7 @@ The one place that knows SQLSTATEs (manual, appendix A) and, because a failed co
 none in psycopg2, the texts libpq and the server use then.
 """
 
+import random
 import re
 from collections.abc import Callable
 from typing import Literal, TypeVar
@@ -116,7 +117,7 @@ def attempt(
     *,
     attempts: int,
     on_retry: Callable[[ExtractLoadError], None] = lambda _: None,
-    unless: type[ExtractLoadError] | None = None,
+    unless: Callable[[ExtractLoadError], bool] = lambda _: False,
 ) -> Result:
     """Returns what the action returns, repeating it while its error is retryable.
 
@@ -124,7 +125,7 @@ def attempt(
         action: Done up to `attempts` times, with growing, jittered pauses of up to 5 s.
         attempts: At least 1.
         on_retry: Told of each error that is followed by another attempt.
-        unless: A retryable error that repeating this action cannot mend.
+        unless: Whether repeating this action cannot mend a retryable error.
 
     Raises:
         ExtractLoadError: The last one, when no attempt succeeded.
@@ -136,8 +137,7 @@ def attempt(
             on_retry(error)
 
     def may_help(exc: BaseException) -> bool:
-        is_hopeless = unless is not None and isinstance(exc, unless)
-        return isinstance(exc, ExtractLoadError) and exc.retryable and not is_hopeless
+        return isinstance(exc, ExtractLoadError) and exc.retryable and not unless(exc)
 
     return Retrying(
         stop=stop_after_attempt(attempts),
@@ -146,6 +146,38 @@ def attempt(
         before_sleep=tell,
         reraise=True,
     )(action)
+
+
+class Patience:
+    """How long a landing goes on trying: while every few tries keep more than those before.
+
+    Pauses grow to eight seconds, so that a server has time to start again.
+    """
+
+    def __init__(self, tries: int) -> None:
+        """Begins.
+
+        Args:
+            tries: How many failures in a row may have brought nothing that was kept.
+        """
+        self._tries = tries
+        self._fruitless = 0
+        self._kept = 0
+
+    def pause(self, error: ExtractLoadError, kept: int) -> float | None:
+        """Returns the seconds to wait before another try; None where it would not help.
+
+        Args:
+            error: What the last try ended with.
+            kept: What it had begun with: how much earlier tries had done that still counted.
+        """
+        self._fruitless = 1 if kept > self._kept else self._fruitless + 1
+        self._kept = max(kept, self._kept)
+        may_help = isinstance(error, SourceUnavailable | TargetUnavailable)
+        was_waited_for = error.sqlstate == LOCK_NOT_AVAILABLE
+        if not may_help or was_waited_for or self._fruitless > self._tries:
+            return None
+        return min(0.25 * 4.0 ** (self._fruitless - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 def _first_line(exc: psycopg2.Error) -> str:

@@ -5,27 +5,22 @@ import secrets
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from extract_load import lease, ledger, log
+from extract_load.chunk_loading import LandingCounts, Progress
 from extract_load.config import Settings, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters, Resolver
 from extract_load.errors import ExtractLoadError
 from extract_load.extract import Estimate, estimate
-from extract_load.landing import (
-    Landing,
-    LandingCounts,
-    LandingOptions,
-    Progress,
-    look_and_plan,
-)
+from extract_load.landing import Landing, LandingOptions
+from extract_load.look import look_and_plan
 from extract_load.report import RunReport, TableResult, peak_rss_bytes
 from extract_load.selection import resolve_all, select_tables
 from extract_load.snapshot import SourceSnapshot
@@ -147,7 +142,7 @@ class Run:
             source = self._source(table)
             parameters = self._connections[table.target_connection]
             with Session(parameters, "target") as session:
-                plan = look_and_plan(table, source, session, self._options.landing)
+                plan = look_and_plan(table, source, session, self._options.landing.asked)
             return PlannedTable(table, plan, estimate(source, plan))
         except ExtractLoadError as error:
             return PlannedTable(table, error=error)
@@ -199,10 +194,10 @@ class Run:
                 self.run_id,
                 lambda older: self._newer_source(table, older),
             )
-            with self._session(parameters) as session:
-                with session.transaction():
-                    ledger.start_table_run(session, _facts(self.run_id, table, result))
-                publication = landing.run(session, self._options.landing, self._options.progress)
+            with landing:
+                with landing.session.transaction():
+                    ledger.start_table_run(landing.session, _facts(self.run_id, table, result))
+                publication = landing.run(self._options.landing, self._options.progress)
                 result = replace(
                     _with_counts(result, landing),
                     status="done",
@@ -215,8 +210,8 @@ class Run:
                     verified=table.verify.value,
                     seconds=time.monotonic() - started,
                 )
-                with session.transaction():
-                    ledger.finish_table_run(session, _facts(self.run_id, table, result))
+                with landing.session.transaction():
+                    ledger.finish_table_run(landing.session, _facts(self.run_id, table, result))
                 return result
         except Exception as exc:
             error = exc if isinstance(exc, ExtractLoadError) else _unexpected(exc)
@@ -240,14 +235,6 @@ class Run:
                     ledger.finish_table_run(session, _facts(self.run_id, table, result))
         except ExtractLoadError as error:
             logger.warning("failure not in the ledger", extra={"why": error.primary})
-
-    @contextmanager
-    def _session(self, parameters: ConnectionParameters) -> Iterator[Session]:
-        session = self._registry.open(parameters, "target")
-        try:
-            yield session
-        finally:
-            self._registry.close(session)
 
     def _source(self, table: TableSettings) -> SourceSnapshot:
         """The run's snapshot of a source, taken when the first table asks."""
@@ -356,6 +343,7 @@ def _with_counts(result: TableResult, landing: Landing | None) -> TableResult:
         rows_read=counts.rows_read,
         bytes_read=counts.bytes_read,
         chunks=counts.chunks,
+        chunks_resumed=counts.chunks_resumed,
         retries=counts.retries,
     )
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from uuid import uuid4
 
 from psycopg2 import sql
 
 from extract_load import log
 from extract_load.baseline import lsn_number
 from extract_load.catalog import Leaf, ServerCut, TableSchema, read_lsn, read_server_cut
+from extract_load.checkpoints import SnapshotMark
 from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SnapshotLost, SourceError, SourceUnavailable
@@ -61,6 +63,7 @@ class SourceSnapshot:
             open_for=open_transactions.open_for(cut.cut_at),
             open_unknown=open_transactions.why_unknown,
         )
+        self.mark = SnapshotMark(str(uuid4()), cut.xmin, cut.lsn)
         self._slots = threading.Semaphore(max_connections - _NOT_READERS)
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -147,6 +150,16 @@ class SourceSnapshot:
                 "the source's snapshot is gone", error.detail, "Run again: it takes a new one."
             ) from error
         return session
+
+    def is_alive(self) -> bool:
+        """Returns whether the transaction that keeps the snapshot still does."""
+        with self._lock:
+            try:
+                self.holder.execute("SELECT 1")
+            except SourceError as error:
+                logger.debug("snapshot lost", extra={"why": error.primary})
+                return False
+        return True
 
     def has_reached(self, lsn: str) -> bool:
         """Returns whether the source's WAL is at or past a position by now."""

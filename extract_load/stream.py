@@ -32,6 +32,12 @@ class CopyStats:
     rows: int
     bytes: int
 
+    def __add__(self, other: "CopyStats") -> "CopyStats":
+        return CopyStats(self.rows + other.rows, self.bytes + other.bytes)
+
+
+NOTHING_COPIED = CopyStats(0, 0)
+
 
 class PipeReader:
     """The read end of the pipe: counts bytes, and ends only when the writer ended well.

@@ -25,7 +25,8 @@ from extract_load.deletes import count_live
 from extract_load.equality import TableDifference
 from extract_load.errors import ExtractLoadError, TargetError
 from extract_load.extract import count_rows
-from extract_load.landing import LandingOptions, plan_in, read_target_state
+from extract_load.landing import LandingOptions
+from extract_load.look import plan_in, read_target_state
 from extract_load.publish import Publication
 from extract_load.runner import Run, RunOptions
 from extract_load.snapshot import SourceSnapshot
@@ -123,7 +124,7 @@ class Verification:
                     f"Run \"extract-load run --select '{table.source}'\" first.",
                 )
             with self._snapshot(table) as source:
-                plan = plan_in(table, source, state, LandingOptions())
+                plan = plan_in(table, source, state)
                 return _verdict(source, session, plan, since_publish(plan))
 
     @contextmanager

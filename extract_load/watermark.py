@@ -45,6 +45,8 @@ class Watermark:
     then; None where nobody could tell, or nothing was read by a cursor."""
     snapshot_xid: int | None = None
     """64-bit xmin of the published snapshot, also where a cursor is the low bound."""
+    run_id: str | None = None
+    """The run that published it."""
 
 
 def xmin_window(low: int, high: int) -> Window | None:

@@ -54,7 +54,8 @@ where run_id = %(run_id)s
 select
     target_oid, identity, fingerprint, lsn::text, cursor_value, xid, loaded_at::text,
     (to_jsonb(watermark) ->> 'open_for')::interval,
-    (to_jsonb(watermark) ->> 'snapshot_xid')::numeric
+    (to_jsonb(watermark) ->> 'snapshot_xid')::numeric,
+    run_id
 from extract_load.watermarks as watermark
 where target_schema = %(target_schema)s and target_table = %(target_table)s
 
@@ -147,6 +148,30 @@ from pg_stat_activity as activity
 where activity.pid = pg_backend_pid()
     and lease.target_schema = %(target_schema)s
     and lease.target_table = %(target_table)s
+
+-- name: end_backend
+-- The backend that stands for a lease: its connection is lost, but it may not know it yet.
+select pg_terminate_backend(activity.pid)
+from extract_load.leases as lease
+inner join pg_stat_activity as activity
+    on activity.pid = lease.backend_pid and activity.backend_start = lease.backend_start
+where lease.token = %(token)s and activity.pid <> pg_backend_pid()
+
+-- name: reclaim_lease
+-- FOR UPDATE waits for every transaction that holds the fence.
+with mine as (
+    select token from extract_load.leases where token = %(token)s for update
+)
+
+update extract_load.leases as lease
+set
+    backend_pid = activity.pid,
+    backend_start = activity.backend_start,
+    heartbeat_at = clock_timestamp()
+from mine
+cross join pg_stat_activity as activity
+where activity.pid = pg_backend_pid() and lease.token = mine.token
+returning lease.token
 
 -- name: hold_lease
 -- The fence: while this row lock stands nobody can take the lease over.

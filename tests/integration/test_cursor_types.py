@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from extract_load.connection import Session
 from extract_load.extract import copy_out_query
-from extract_load.landing import LandingOptions, look_and_plan
+from extract_load.look import look_and_plan
 from tests.support.landing import assert_equal, land, land_one, prepared_run, settings
 from tests.support.servers import Database
 from tests.support.tables import RAW
@@ -42,8 +43,8 @@ def explained(source: Database, target: Database, table: dict[str, Any]) -> str:
     run = prepared_run(source, target, table)
     chosen = settings(table).tables[0]
     snapshot = run._source(chosen)
-    with run._session(run._connections[chosen.target_connection]) as session:
-        plan = look_and_plan(chosen, snapshot, session, LandingOptions())
+    with Session(run._connections[chosen.target_connection], "target") as session:
+        plan = look_and_plan(chosen, snapshot, session)
     raw = snapshot.holder._raw
     query = copy_out_query(plan, plan.chunks[0]).as_string(raw)
     body = query[len("COPY (") : query.rindex(") TO STDOUT")]

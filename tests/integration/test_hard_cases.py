@@ -7,12 +7,12 @@ import pytest
 
 from demo.embedded_server import EmbeddedServer
 from extract_load import catalog, extract, lease, ledger, snapshot
-from extract_load.connection import Session
+from extract_load.connection import WRITE_CONSISTENT, Session
 from extract_load.connection_parameters import ConnectionParameters, resolve_connection
 from extract_load.deletes import Evidence, gather
 from extract_load.errors import ExtractLoadError, LeaseHeld, VerificationFailed
-from extract_load.landing import LandingOptions, look_and_plan
 from extract_load.load import Load, finish_scratch, load_chunk, prepare
+from extract_load.look import look_and_plan
 from extract_load.publish import SourceFacts, publish
 from extract_load.reset import forget
 from extract_load.runner import Run
@@ -270,8 +270,8 @@ class Stages:
         self.session = Session(self.run._connections[TARGET_ID], "target", "extract-load stages")
         ledger.migrate(self.session)
         held = lease.acquire(self.session, chosen.target, "stages", 0)
-        self.plan = look_and_plan(chosen, self.source, self.session, LandingOptions())
-        self.load = Load(self.plan, held)
+        self.plan = look_and_plan(chosen, self.source, self.session)
+        self.load = Load(self.plan, held, self.source.mark)
 
     def prepare(self) -> None:
         prepare(self.session, self.load)
@@ -286,7 +286,9 @@ class Stages:
         return gather(self.session, self.source, self.load, 0)
 
     def publish(self, rows: int = 1_000) -> None:
-        publish(self.session, self.load, SourceFacts(rows, self.gather()))
+        facts = SourceFacts(rows, self.gather())
+        with self.session.transaction(WRITE_CONSISTENT):
+            publish(self.session, self.load, facts)
 
     def close(self) -> None:
         self.session.close()
@@ -334,7 +336,6 @@ def test_a_chunk_waits_for_the_attempt_that_may_still_commit(
 ) -> None:
     stages = Stages(items, target, {**FULL, "chunk_mode": False})
     stages.prepare()
-    names = (stages.plan.checkpoints, "stages", stages.load.target)
     with target.connect() as lost, lost.cursor() as cursor:
         cursor.execute("BEGIN")
         cursor.execute(
@@ -351,7 +352,7 @@ def test_a_chunk_waits_for_the_attempt_that_may_still_commit(
     waiting.join(10)
 
     assert outcome == [None]
-    assert len(ledger.read_checkpoints(stages.session, *names)) == 1
+    assert len(stages.load.checkpoints.read(stages.session)) == 1
     stages.close()
 
 

@@ -16,11 +16,11 @@ import pytest
 
 from demo.embedded_server import EmbeddedServer, free_ports
 from extract_load import already_published
+from extract_load.chunk_loading import LandingCounts
 from extract_load.config import Settings
 from extract_load.connection import Session
 from extract_load.connection_parameters import resolve_connection
 from extract_load.errors import ExtractLoadError, TargetError
-from extract_load.landing import LandingCounts
 from extract_load.report import RunReport
 from extract_load.runner import RunOptions, run
 from extract_load.table_plan import TablePlan

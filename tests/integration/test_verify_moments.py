@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from extract_load import verification
-from extract_load.landing import plan_in
+from extract_load.look import plan_in
 from tests.integration.test_verify import EVERY_MODE, counts, verify
 from tests.support.landing import land_one
 from tests.support.servers import Database

@@ -46,5 +46,5 @@ def killed_after_ddl() -> Iterator[None]:
         raise KeyError
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Landing, "_load_chunks", end)
+        patched.setattr(Landing, "_load_rows", end)
         yield

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from extract_load import message_and_facts, progress_lines
-from extract_load.landing import LandingCounts, Progress
+from extract_load.chunk_loading import LandingCounts, Progress
 from extract_load.log import KeyValueFormatter, bound
 from extract_load.planner import plan_table
 from extract_load.stream import CopyStats
@@ -62,7 +62,11 @@ def test_a_record_is_its_message_and_its_facts(caplog: pytest.LogCaptureFixture)
 def test_first_and_last_chunk_and_one_line_in_five_seconds(
     clock: list[float], lines: Records
 ) -> None:
-    plan, counts, tell = plan_of(), LandingCounts(loading_since=999.0), progress_lines(5)
+    plan, counts, tell = (
+        plan_of(),
+        LandingCounts(chunks_planned=10, loading_since=999.0),
+        progress_lines(5),
+    )
     assert len(plan.chunks) == 10
     told = []
     for _ in plan.chunks:
@@ -84,7 +88,7 @@ def test_first_and_last_chunk_and_one_line_in_five_seconds(
 def test_each_table_is_told_by_itself(clock: list[float], lines: Records) -> None:  # noqa: ARG001
     tell = progress_lines(5)
     for table in ("raw_data.one", "raw_data.two"):
-        load_chunk(tell, plan_of(table=table), LandingCounts())
+        load_chunk(tell, plan_of(table=table), LandingCounts(chunks_planned=10))
     (one, two) = lines()
     assert one.startswith("loading chunk=1/10")
     assert two.startswith("loading chunk=1/10")
@@ -95,20 +99,20 @@ def test_workers_that_end_together_tell_the_last_chunk_once(
     clock: list[float],  # noqa: ARG001
     lines: Records,
 ) -> None:
-    plan, counts, tell = plan_of(), LandingCounts(chunks=10), progress_lines(5)
+    plan, counts, tell = plan_of(), LandingCounts(chunks=10, chunks_planned=10), progress_lines(5)
     tell(plan, counts)
     tell(plan, counts)
     assert len(lines()) == 1
 
 
 def test_a_table_of_one_chunk_has_no_line(lines: Records) -> None:
-    load_chunk(progress_lines(5), plan_of(batch_size=50_000), LandingCounts())
+    load_chunk(progress_lines(5), plan_of(batch_size=50_000), LandingCounts(chunks_planned=1))
     assert lines() == []
 
 
 def test_it_costs_nothing(lines: Records) -> None:
     """A chunk takes milliseconds at least; being told of it takes microseconds."""
-    plan, counts, tell = plan_of(), LandingCounts(chunks=1), progress_lines(5)
+    plan, counts, tell = plan_of(), LandingCounts(chunks=1, chunks_planned=10), progress_lines(5)
     started = time.perf_counter()
     for _ in range(1000):
         tell(plan, counts)

@@ -90,7 +90,7 @@ def test_a_retryable_error_that_repeating_cannot_mend_is_not_repeated() -> None:
         raise SnapshotLost("gone")
 
     with pytest.raises(SnapshotLost, match="gone"):
-        attempt(action, attempts=5, unless=SnapshotLost)
+        attempt(action, attempts=5, unless=lambda error: isinstance(error, SnapshotLost))
     assert (len(calls), SnapshotLost.retryable) == (1, True)
 
 

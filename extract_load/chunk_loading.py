@@ -1,0 +1,161 @@
+"""The chunks of one table, several at a time, each tried again by itself."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
+
+from extract_load import log
+from extract_load.chunking import Chunk
+from extract_load.connection import Session, SessionRegistry
+from extract_load.connection_parameters import ConnectionParameters
+from extract_load.errors import ExtractLoadError, SnapshotLost
+from extract_load.load import Load, load_chunk
+from extract_load.retry import attempt
+from extract_load.snapshot import SourceSnapshot
+from extract_load.stream import CopyStats
+from extract_load.table_plan import TablePlan
+from extract_load.wide_rows import naming_wide_columns
+
+logger = log.get_logger(__name__)
+
+
+@dataclass
+class LandingCounts:
+    """What happened so far; read for the report also when the table fails."""
+
+    rows_read: int = 0
+    bytes_read: int = 0
+    chunks: int = 0
+    """Loaded by this run."""
+    chunks_planned: int = 0
+    """Loaded by this run, or yet to be."""
+    chunks_resumed: int = 0
+    """Loaded by earlier runs, and kept."""
+    retries: int = 0
+    loading_since: float = field(default_factory=time.monotonic)
+    """When the first chunk began, on the monotonic clock."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, stats: CopyStats) -> None:
+        """Adds what a COPY moved."""
+        with self._lock:
+            self.rows_read += stats.rows
+            self.bytes_read += stats.bytes
+
+    def add_chunk(self) -> None:
+        """Adds one chunk that is loaded."""
+        with self._lock:
+            self.chunks += 1
+
+    def add_retry(self, error: ExtractLoadError) -> None:
+        """Adds one repeated attempt, and tells it."""
+        with self._lock:
+            self.retries += 1
+        logger.warning("trying again", extra={"why": error.primary})
+
+
+Progress = Callable[[TablePlan, LandingCounts], None]
+"""Told after each chunk."""
+
+
+class ChunkLoading:
+    """Loads chunks of one table over sessions of its own."""
+
+    def __init__(
+        self,
+        registry: SessionRegistry,
+        target: ConnectionParameters,
+        counts: LandingCounts,
+        progress: Progress,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            registry: Where sessions to the target are opened.
+            target: Where the chunks land.
+            counts: What is loaded is added here.
+            progress: Told after each chunk.
+        """
+        self._registry = registry
+        self._target = target
+        self._counts = counts
+        self._progress = progress
+        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
+
+    def load(self, source: SourceSnapshot, load: Load, chunks: Sequence[Chunk]) -> None:
+        """Loads every chunk, `parallel_workers` at a time; the first error stops the rest.
+
+        Raises:
+            SnapshotLost: If the snapshot no longer shows what it did; repeating would not help.
+            ExtractLoadError: Whatever a chunk ended with after all its attempts.
+        """
+        workers = max(1, min(load.plan.settings.parallel_workers, len(chunks)))
+        with ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool:
+            futures = [
+                pool.submit(copy_context().run, self._load_chunk, source, load, chunk)
+                for chunk in chunks
+            ]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+                self._close_idle()
+            for future in done:
+                future.result()
+
+    def _load_chunk(self, source: SourceSnapshot, load: Load, chunk: Chunk) -> None:
+        def once() -> CopyStats | None:
+            with naming_wide_columns(load.plan), self._worker_session() as session:
+                return load_chunk(session, source, load, chunk)
+
+        started = time.monotonic()
+        stats = attempt(
+            once,
+            attempts=1 + load.plan.settings.max_retries,
+            on_retry=self._counts.add_retry,
+            unless=lambda error: isinstance(error, SnapshotLost),
+        )
+        self._counts.add_chunk()
+        if stats is not None:
+            self._counts.add(stats)
+            logger.debug(
+                "loaded",
+                extra={
+                    "chunk": chunk.number,
+                    "rows": stats.rows,
+                    "seconds": time.monotonic() - started,
+                },
+            )
+        self._progress(load.plan, self._counts)
+
+    @contextmanager
+    def _worker_session(self) -> Iterator[Session]:
+        """A session to the target for one chunk; one that failed is not used again.
+
+        Nor is one that idles then: a server that went took them all, and each would cost an
+        attempt.
+        """
+        try:
+            session = self._idle.get_nowait()
+        except queue.Empty:
+            session = self._registry.open(self._target, "target")
+        try:
+            yield session
+        except BaseException:
+            self._registry.close(session)
+            self._close_idle()
+            raise
+        self._idle.put(session)
+
+    def _close_idle(self) -> None:
+        while True:
+            try:
+                session = self._idle.get_nowait()
+            except queue.Empty:
+                return
+            self._registry.close(session)
