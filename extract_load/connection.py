@@ -125,10 +125,13 @@ class Session:
         with suppress(psycopg2.Error):
             self._raw.close()
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether the connection is known to have ended."""
-        return bool(self._raw.closed)
+    def is_alive(self) -> bool:
+        """Returns whether the server still answers on this connection."""
+        try:
+            self.execute("SELECT 1")
+        except ExtractLoadError:
+            return False
+        return True
 
     def forbid(self) -> None:
         """Lets no further statement begin, from another thread; rolling back stays possible."""
@@ -293,5 +296,5 @@ def _interrupted() -> ExtractLoadError:
     return ExtractLoadError(
         "the run was interrupted",
         "It was told to end. What was not published by then is not.",
-        "Run again: the table at hand starts over.",
+        "Run again: it goes on from the chunks that are loaded.",
     )

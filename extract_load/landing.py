@@ -147,7 +147,7 @@ class Landing:
 
     def _recover(self, held: lease.Lease) -> None:
         """Takes another session or snapshot in the place of one that is gone."""
-        if self.session.is_lost:
+        if not self.session.is_alive():
             self._registry.close(self.session)
             self.session = self._registry.open(self._target, "target")
             lease.reclaim(self.session, held)
@@ -276,7 +276,7 @@ class Landing:
                 once,
                 attempts=PUBLISH_ATTEMPTS,
                 on_retry=self.counts.add_retry,
-                unless=lambda _: session.is_lost,
+                unless=lambda _: not session.is_alive(),
             )
 
     def _finish(self, options: LandingOptions) -> Publication:

@@ -50,7 +50,7 @@ _REFUSED = {
 }
 """Texts of a server that answered and will answer the same again."""
 
-_RUN_AGAIN = "Run again: what was published stays, the table at hand starts over."
+_RUN_AGAIN = "Run again: what is published stays, and chunks that are loaded count."
 _LOOK = "Look for the cause in what the server said, mend it, and run again."
 _HINTS = {
     "42501": "Grant the role what it lacks, then run again; nothing was published.",

@@ -154,12 +154,7 @@ class SourceSnapshot:
     def is_alive(self) -> bool:
         """Returns whether the transaction that keeps the snapshot still does."""
         with self._lock:
-            try:
-                self.holder.execute("SELECT 1")
-            except SourceError as error:
-                logger.debug("snapshot lost", extra={"why": error.primary})
-                return False
-        return True
+            return self.holder.is_alive()
 
     def has_reached(self, lsn: str) -> bool:
         """Returns whether the source's WAL is at or past a position by now."""

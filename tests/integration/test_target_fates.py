@@ -252,7 +252,7 @@ def test_the_second_of_three_is_full(wide_items: Database, targets: Targets) -> 
         ("53100", "Make space on the server's disk, then run again."),
         ("42501", "Grant the role what it lacks, then run again; nothing was published."),
         ("22012", "Look for the cause in what the server said, mend it, and run again."),
-        ("57P01", "Run again: what was published stays, the table at hand starts over."),
+        ("57P01", "Run again: what is published stays, and chunks that are loaded count."),
     ],
 )
 def test_what_a_server_refuses_names_it_and_the_remedy(
