@@ -190,7 +190,8 @@ def test_a_raw_table_somebody_wrote_into_is_not_published_over_silently(
         # Frozen at once: every snapshot sees these rows (manual, COPY, FREEZE).
         "COPY public.items TO PROGRAM 'cat > frozen.copy'; BEGIN; TRUNCATE public.items;"
         "COPY public.items FROM PROGRAM 'cat frozen.copy' (FREEZE); COMMIT",
-        "ALTER TABLE public.items RENAME TO old; CREATE TABLE public.items (LIKE public.old INCLUDING ALL)",
+        "ALTER TABLE public.items RENAME TO old;"
+        "CREATE TABLE public.items (LIKE public.old INCLUDING ALL)",
     ],
     ids=["truncate", "truncate and refill", "rewrite", "frozen refill", "another table"],
 )
