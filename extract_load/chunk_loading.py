@@ -13,13 +13,16 @@ from extract_load import log
 from extract_load.chunking import Chunk
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
-from extract_load.errors import ExtractLoadError, SnapshotLost
+from extract_load.errors import ExtractLoadError, LockYielded, SnapshotLost
 from extract_load.load import Load, load_chunk
 from extract_load.retry import attempt
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import TablePlan
 from extract_load.wide_rows import naming_wide_columns
+
+_YIELD_SECONDS = 0.2
+"""For who waited to take the lock."""
 
 logger = log.get_logger(__name__)
 
@@ -113,9 +116,10 @@ class ChunkLoading:
             with naming_wide_columns(load.plan), self._worker_session() as session:
                 return load_chunk(session, source, load, chunk)
 
+        source.wait_until_calm()
         started = time.monotonic()
         stats = attempt(
-            once,
+            lambda: _yielding(once),
             attempts=1 + load.plan.settings.max_retries,
             on_retry=self._counts.add_retry,
             unless=lambda error: isinstance(error, SnapshotLost),
@@ -159,3 +163,15 @@ class ChunkLoading:
             except queue.Empty:
                 return
             self._registry.close(session)
+
+
+def _yielding(once: Callable[[], CopyStats | None]) -> CopyStats | None:
+    """Reads a chunk again whenever it was ended for somebody's DDL: that is no fault of ours.
+
+    It ends: the snapshot reaches its age.
+    """
+    while True:
+        try:
+            return once()
+        except LockYielded:
+            time.sleep(_YIELD_SECONDS)

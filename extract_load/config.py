@@ -214,6 +214,7 @@ Masks = Annotated[
     BeforeValidator(_masks, json_schema_input_type=dict[str, Mask | None]),
 ]
 Where = Annotated[Predicate, BeforeValidator(_predicate, json_schema_input_type=str)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration, json_schema_input_type=str | float)]
 Lookback = Annotated[
     timedelta | float, BeforeValidator(_lookback, json_schema_input_type=str | float)
 ]
@@ -267,7 +268,7 @@ class TableSettings:
     chunk_mode: bool = True
     """False: the table is one chunk."""
     enable_checkpoint: bool = True
-    """Accepted, without effect yet: every killed run starts its table over."""
+    """False: a run that broke off is not gone on from; the next one starts the table over."""
     max_retries: Annotated[int, Field(ge=0)] = 3
     """How often a chunk is tried again after a fault that may pass."""
     parallel_workers: Annotated[int, Field(ge=1, le=32)] = 1
@@ -347,6 +348,16 @@ class RunSettings:
     """Tables landed at the same time."""
     source_max_connections: Annotated[int, Field(ge=3)] = 4
     """Connections a run may hold on one source; two of them read no rows."""
+    snapshot_max_age: Duration = timedelta(minutes=15)
+    """How old a snapshot of a source may get; what is not read by then is read in another one."""
+    stall_timeout: Duration = timedelta(seconds=60)
+    """After so long without a byte a stream between two servers is given up."""
+    throttle_mb_per_second: Annotated[float, Field(gt=0)] | None = None
+    """MiB (2^20 bytes) a second that a run may read from one source."""
+    max_replica_lag: Duration | None = None
+    """While a standby of a source lags further behind, no chunk is begun."""
+    max_active_sessions: Annotated[int, Field(ge=0)] | None = None
+    """While more sessions of others are active in a source, no chunk is begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,11 +377,6 @@ NOT_BUILT_KEYS = frozenset(
     {
         "distributed",
         "ledger_retention",
-        "max_active_sessions",
-        "max_replica_lag",
-        "snapshot_max_age",
-        "stall_timeout",
-        "throttle_mb_per_second",
     }
 )
 """Keys of a later version: using one is a problem that says so, never silently ignored."""

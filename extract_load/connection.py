@@ -4,6 +4,8 @@ Settings are made with SET LOCAL inside each transaction, because a transaction-
 hands the next transaction to another server session, and refuses `options=` in a DSN.
 """
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -142,6 +144,14 @@ class Session:
         with suppress(psycopg2.Error):
             self._raw.cancel()
 
+    def sever(self) -> None:
+        """Cuts the connection, from another thread: what waits on it fails at once."""
+        with (
+            suppress(psycopg2.Error, OSError),
+            socket.socket(fileno=os.dup(self._raw.fileno())) as wire,
+        ):
+            wire.shutdown(socket.SHUT_RDWR)
+
     def execute(
         self, query: Query, arguments: Mapping[str, Any] | None = None, doing: str = "run a query"
     ) -> list[Row]:
@@ -193,11 +203,8 @@ class Session:
     def begin(self, begin: str = WRITE, settings: Mapping[str, str] = {}) -> None:
         """Opens a transaction and pins its settings, in one round trip."""
         pinned = {**_PINNED, **_LIMITS[self.side], **settings}
-        statements = [sql.SQL(begin)] + [
-            sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), sql.Literal(value))
-            for name, value in pinned.items()
-        ]
-        self.execute(sql.SQL("; ").join(statements), doing="begin a transaction")
+        query = sql.SQL("{}; {}").format(sql.SQL(begin), set_local(pinned))
+        self.execute(query, doing="begin a transaction")
 
     def roll_back(self) -> None:
         """Ends the open transaction without its changes; a lost connection has done so."""
@@ -214,6 +221,14 @@ class Session:
             yield
         except psycopg2.Error as exc:
             raise error_from(exc, self.side, self.parameters.conn_id, doing) from exc
+
+
+def set_local(settings: Mapping[str, str]) -> sql.Composable:
+    """Returns the statements that make settings for the rest of a transaction."""
+    return sql.SQL("; ").join(
+        sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in settings.items()
+    )
 
 
 def check_connection(

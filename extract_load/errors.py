@@ -4,7 +4,9 @@
     ├── ConfigError          settings or arguments are wrong; exit status 2
     ├── SourceError          the source refused or cannot do it
     │   └── SourceUnavailable    ... and may be there again in a moment (retryable)
-    │       └── SnapshotLost         ... but only a new run gets another snapshot
+    │       ├── LockYielded          ... when who waited for our lock is done
+    │       └── SnapshotLost         ... under another snapshot
+    │           └── SnapshotTooOld       ... since this one reached its age
     ├── TargetError          the target refused or cannot do it
     │   └── TargetUnavailable    ... and may be there again in a moment (retryable)
     ├── SchemaMismatch       source and raw table do not fit together
@@ -95,8 +97,16 @@ class SourceUnavailable(SourceError):
     retryable = True
 
 
+class LockYielded(SourceUnavailable):
+    """A read was ended because somebody waited for a lock that it held."""
+
+
 class SnapshotLost(SourceUnavailable):
-    """The run's snapshot of the source no longer serves; a new run takes another."""
+    """The run's snapshot of the source no longer serves; another one may."""
+
+
+class SnapshotTooOld(SnapshotLost):
+    """The snapshot reached `snapshot_max_age`."""
 
 
 class TargetError(ExtractLoadError):

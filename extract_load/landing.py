@@ -15,11 +15,18 @@ from extract_load import lease, log
 from extract_load.baseline import is_overtaken
 from extract_load.chunk_loading import ChunkLoading, LandingCounts, Progress
 from extract_load.comparison import proof_of
-from extract_load.config import Deletes, TableSettings
+from extract_load.config import Deletes, TableSettings, duration_text
 from extract_load.connection import WRITE_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
-from extract_load.errors import ExtractLoadError, SchemaMismatch, SnapshotLost, SourceUnavailable
+from extract_load.errors import (
+    ExtractLoadError,
+    SchemaMismatch,
+    SnapshotLost,
+    SnapshotTooOld,
+    SourceError,
+    SourceUnavailable,
+)
 from extract_load.evolution import evolve, follow_up
 from extract_load.extract import count_rows
 from extract_load.fingerprint import fingerprint_of, is_altered
@@ -36,6 +43,9 @@ from extract_load.wide_rows import naming_wide_columns
 
 PUBLISH_ATTEMPTS = 5
 """A publish is tried again when another transaction changed the same rows (40001)."""
+
+_MISSES = 1
+"""How often a snapshot may end by its age without a chunk done in it: it may have been old."""
 
 logger = log.get_logger(__name__)
 
@@ -133,17 +143,34 @@ class Landing:
         """Passes, as long as each brings the table further."""
         patience = Patience(self._table.max_retries)
         loading = ChunkLoading(self._registry, self._target, self.counts, progress)
+        misses = 0
         while True:
+            chunks = self.counts.chunks
             try:
                 self._recover(held)
                 return self._pass(held, options, loading)
             except ExtractLoadError as error:
+                misses += isinstance(error, SnapshotTooOld) and self.counts.chunks == chunks
+                if misses > _MISSES:
+                    raise self._too_short() from error
                 pause = patience.pause(error, self._kept)
                 if pause is None:
                     raise
                 self._source_is_lost = isinstance(error, SnapshotLost)
                 self.counts.add_retry(error)
                 time.sleep(pause)
+
+    def _too_short(self) -> SourceError:
+        """A whole snapshot's age was not enough for one chunk, or for the closing pass."""
+        age = self._source.governor.run.snapshot_max_age
+        done, planned = self.counts.chunks, self.counts.chunks_planned
+        what = "its closing pass" if done == planned else "one of its chunks"
+        return SourceError(
+            f'"{self._table.source}" needs a snapshot older than snapshot_max_age',
+            f"{what[0].upper()}{what[1:]} was not done within {duration_text(age)}, twice. "
+            "Nothing was published; what is loaded stays.",
+            f"Set snapshot_max_age to {duration_text(2 * age)} or more, or lower batch_size.",
+        )
 
     def _recover(self, held: lease.Lease) -> None:
         """Takes another session or snapshot in the place of one that is gone."""

@@ -134,7 +134,7 @@ def release(session: Session, lease: Lease) -> None:
 
 
 class Heartbeat:
-    """Threads that keep a run's leases, and its source snapshots, alive.
+    """Threads that keep a run's leases alive.
 
     One a server: a target that does not answer expires no lease on another.
     """
@@ -155,7 +155,7 @@ class Heartbeat:
         self._start(self._beat_on_target, parameters)
 
     def add_holder(self, session: Session) -> None:
-        """Keeps one more snapshot's transaction from idling."""
+        """Keeps one more transaction from idling."""
         self._start(self._beat_on_holder, session)
 
     def _start(self, beat: Callable[..., None], argument: object) -> None:

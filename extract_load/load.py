@@ -13,9 +13,10 @@ from extract_load.extract import copy_out_query, key_columns
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.resume import Resumed, part_of, resume
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import CopyStats, move
+from extract_load.stream import CopyStats, StreamWatch, move
 from extract_load.table_plan import Publish, TablePlan
 
+_OTHER_ROWS = "the scratch table does not hold the rows that they brought"
 _EMPTY = "none was done, or a crash of the target emptied unlogged tables"
 
 
@@ -68,6 +69,8 @@ def prepare(session: Session, load: Load) -> Resumed:
         is_there = _has_table(session, plan.scratch)
         found = load.checkpoints.read(session) if is_there else []
         resumed = resume(plan, load.snapshot.id, found)
+        if resumed.kept and count(session, plan.scratch) != sum(each.rows for each in found):
+            resumed = Resumed(dropped=tuple(found), why_dropped=_OTHER_ROWS)
         if resumed.kept:
             load.checkpoints.discard(session, plan.scratch, resumed.dropped)
             _drop_key(session, plan)
@@ -128,6 +131,7 @@ def load_chunk(
             stats = move(
                 lambda stream: reader.copy(copy_out_query(plan, chunk), stream, doing),
                 lambda stream: session.copy(copy_in_query(plan, plan.scratch), stream, doing),
+                _watch(source, reader, session),
             )
         load.checkpoints.complete(session, chunk.number, rows=stats.rows, bytes_=stats.bytes)
     return stats
@@ -149,7 +153,18 @@ def copy_into(
         return move(
             lambda stream: reader.copy(query, stream, doing),
             lambda stream: session.copy(into, stream, doing),
+            _watch(source, reader, session),
         )
+
+
+def _watch(source: SourceSnapshot, reader: Session, session: Session) -> StreamWatch:
+    return StreamWatch(
+        stall_seconds=source.governor.run.stall_timeout.total_seconds(),
+        source=reader,
+        target=session,
+        is_source_working=lambda: source.is_working(reader),
+        pace=source.governor.pace,
+    )
 
 
 def create_keys(session: Session, load: Load) -> None:

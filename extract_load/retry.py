@@ -34,6 +34,7 @@ _ERRORS: dict[Side, tuple[type[ExtractLoadError], type[ExtractLoadError]]] = {
     "server": (SourceError, SourceUnavailable),
 }
 LOCK_NOT_AVAILABLE = "55P03"
+QUERY_CANCELED = "57014"
 _RETRYABLE_CLASSES = ("08",)
 _RETRYABLE_STATES = frozenset(
     {"57P01", "57P02", "57P03", "53300", LOCK_NOT_AVAILABLE, "40001", "40P01", "25P03"}

@@ -19,6 +19,7 @@ from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters, Resolver
 from extract_load.errors import ExtractLoadError
 from extract_load.extract import Estimate, estimate
+from extract_load.governor import Governor
 from extract_load.landing import Landing, LandingOptions
 from extract_load.look import look_and_plan
 from extract_load.report import RunReport, TableResult, peak_rss_bytes
@@ -106,6 +107,7 @@ class Run:
         self._options = options
         self._registry = SessionRegistry(lease.application_name(self.run_id))
         self._heartbeat = lease.Heartbeat(self.run_id)
+        self._governors = _Once[Governor]()
         self._sources = _Once[SourceSnapshot]()
         self._targets = _Once[Session]()
 
@@ -247,13 +249,8 @@ class Run:
         return self._sources.replace(conn_id, older, lambda: self._take_snapshot(conn_id))
 
     def _take_snapshot(self, conn_id: str) -> SourceSnapshot:
-        snapshot = SourceSnapshot(
-            self._connections[conn_id],
-            self._registry,
-            self._settings.run.source_max_connections,
-        )
-        self._heartbeat.add_holder(snapshot.holder)
-        return snapshot
+        governor = self._governors.get(conn_id, lambda: Governor(conn_id, self._settings.run))
+        return SourceSnapshot(self._connections[conn_id], self._registry, governor)
 
     def _target(self, conn_id: str) -> Session:
         """The run's own session on a target: the ledger is there, the heartbeat beats on it."""

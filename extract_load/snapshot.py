@@ -1,4 +1,9 @@
-"""A source's snapshot: one moment for every session of a run, and nothing rewritten since."""
+"""A source's snapshot: one moment for every session of a run, and nothing rewritten since.
+
+It is never older than `snapshot_max_age`: dead rows of the source cannot be removed while it
+stands. A client that is stopped cannot end it, so the server's own limits are set to what is left
+of that time before each read.
+"""
 
 import queue
 import threading
@@ -11,23 +16,39 @@ from uuid import uuid4
 from psycopg2 import sql
 
 from extract_load import log
-from extract_load.baseline import lsn_number
 from extract_load.catalog import Leaf, ServerCut, TableSchema, read_lsn, read_server_cut
 from extract_load.checkpoints import SnapshotMark
-from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
+from extract_load.config import duration_text
+from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry, set_local
 from extract_load.connection_parameters import ConnectionParameters
-from extract_load.errors import SnapshotLost, SourceError, SourceUnavailable
+from extract_load.errors import (
+    LockYielded,
+    SnapshotLost,
+    SnapshotTooOld,
+    SourceError,
+    SourceUnavailable,
+)
+from extract_load.governor import Governor
 from extract_load.identifiers import TableName
 from extract_load.masking import SALT_SETTING
+from extract_load.observer import Observer
 from extract_load.open_transactions import read_open_transactions
+from extract_load.retry import QUERY_CANCELED
 from extract_load.source_table import read_source_table
 
 logger = log.get_logger(__name__)
 
-_FLUSH_WAIT_SECONDS = 30.0
-_FLUSH_POLL_SECONDS = 0.05
 _NOT_READERS = 2
 """The holder, and the session that looks past the snapshot."""
+_WATCH_SECONDS = 1.0
+_PING_EVERY = 5
+"""Looks of the watch between two pings of the holder."""
+_LATE = 0.8
+"""From this part of its age on, nothing new is begun in a snapshot."""
+_UNANSWERED_MS = 60_000
+"""After so long the server takes a client for gone that acknowledges nothing it is sent."""
+_OBEY_SECONDS = 1.0
+"""How long a session has to obey a cancel before its connection is cut."""
 
 
 class SourceSnapshot:
@@ -38,21 +59,24 @@ class SourceSnapshot:
     """
 
     def __init__(
-        self, parameters: ConnectionParameters, registry: SessionRegistry, max_connections: int
+        self, parameters: ConnectionParameters, registry: SessionRegistry, governor: Governor
     ) -> None:
-        """Connects the holder and takes the snapshot.
+        """Connects the holder, takes the snapshot, and begins to watch over it.
 
         Args:
             parameters: The source.
             registry: Where its sessions are opened.
-            max_connections: Readers and the two sessions beside them, together; at least 3.
+            governor: What this run may ask of the source.
         """
         self.parameters = parameters
+        self.governor = governor
         self._registry = registry
+        self._max_age: float = governor.run.snapshot_max_age.total_seconds()
         self.holder = registry.open(parameters, "source")
         open_transactions = read_open_transactions(self.holder)
         earlier_lsn = read_lsn(self.holder)
-        self.holder.begin(READ_CONSISTENT)
+        self._deadline: float = time.monotonic() + self._max_age
+        self.holder.begin(READ_CONSISTENT, self._limits())
         exported = self.holder.execute(
             "SELECT pg_export_snapshot()", doing="export the source's snapshot"
         )
@@ -64,48 +88,98 @@ class SourceSnapshot:
             open_unknown=open_transactions.why_unknown,
         )
         self.mark = SnapshotMark(str(uuid4()), cut.xmin, cut.lsn)
-        self._slots = threading.Semaphore(max_connections - _NOT_READERS)
+        self._slots = threading.Semaphore(governor.run.source_max_connections - _NOT_READERS)
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
+        self._busy: dict[Session, int] = {}
+        self._yielding: set[Session] = set()
         self._lock = threading.Lock()
-        self._outside: Session | None = None
+        self._observer = Observer(parameters, registry)
+        self._ended = threading.Event()
+        self._timer = threading.Timer(self._max_age, self._end_all)
+        self._watch = threading.Thread(target=self._keep_watch, name="snapshot", daemon=True)
+        for thread in (self._timer, self._watch):
+            thread.daemon = True
+            thread.start()
+
+    # ------------------------------------------------------------ looking
 
     def table(self, name: TableName) -> TableSchema:
-        """Returns a table as the snapshot's catalog has it."""
-        with self._lock:
-            return read_source_table(self.holder, name)
+        """Returns a table as the snapshot's catalog has it.
+
+        Raises:
+            SnapshotLost: If the snapshot has ended.
+        """
+        self._require_young()
+        try:
+            with self._lock:
+                return read_source_table(self.holder, name)
+        except SourceUnavailable as error:
+            raise self._lost(error) from error
 
     def table_now(self, name: TableName) -> TableSchema:
         """Returns a table as the catalog has it now, past the snapshot."""
-        with self._lock, self._observer().transaction(READ_CONSISTENT) as now:
-            return read_source_table(now, name)
+        return self._observer.table(name)
 
-    def _observer(self) -> Session:
-        """A session outside the snapshot."""
-        if self._outside is None:
-            self._outside = self._registry.open(self.parameters, "source")
-        return self._outside
+    def has_reached(self, lsn: str) -> bool:
+        """Returns whether the source's WAL is at or past a position by now."""
+        return self._observer.has_reached(lsn)
+
+    def wait_flushed(self) -> None:
+        """Waits until the WAL of all that the snapshot shows is on the source's disk.
+
+        A standby replays only what is flushed.
+
+        Raises:
+            SourceUnavailable: If it is not flushed in 30 seconds.
+        """
+        if not self.cut.is_standby:
+            self._observer.wait_flushed(self.cut.lsn)
+
+    def wait_until_calm(self) -> None:
+        """Waits while the source is above a limit of the run; between two chunks."""
+        self.governor.wait_until_calm(self._observer.fares)
+
+    # ------------------------------------------------------------ reading
 
     @contextmanager
     def reader(self) -> Iterator[Session]:
         """Yields a session in the snapshot; waits while all connections are in use.
 
         A session whose block raised is closed, the next caller gets a new one.
+
+        Raises:
+            SnapshotLost: If the snapshot has ended, or reached its age.
+            LockYielded: If the block was ended because somebody waited for its lock.
         """
         with self._slots:
+            self._require_young()
             session = self._idle_session() or self._new_session()
             try:
                 yield session
+            except SourceError as error:
+                self._registry.close(session)
+                raise self._explained(session, error) from error
             except BaseException:
                 self._registry.close(session)
                 raise
-            self._idle.put(session)
+            if self._ended.is_set():
+                self._registry.close(session)
+            else:
+                self._idle.put(session)
 
     @contextmanager
     def looking(self) -> Iterator[Session]:
         """Yields a reader whose locks are freed after the block; the snapshot stays."""
         with self.reader() as reader:
-            reader.execute("SAVEPOINT looking")
-            yield reader
+            limits = set_local(self._limits())
+            ((pid,),) = reader.execute(
+                sql.SQL("{}; SAVEPOINT looking; SELECT pg_backend_pid()").format(limits)
+            )
+            self._busy[reader] = pid
+            try:
+                yield reader
+            finally:
+                self._busy.pop(reader, None)
             reader.execute("ROLLBACK TO SAVEPOINT looking; RELEASE SAVEPOINT looking")
 
     @contextmanager
@@ -116,7 +190,7 @@ class SourceSnapshot:
         snapshot reads nothing, or rows that came later. The lock keeps them out during the pass.
 
         Raises:
-            SourceUnavailable: If the table was truncated, rewritten or replaced since.
+            SnapshotLost: If a leaf was truncated, rewritten or replaced since.
         """
         with self.looking() as reader:
             for leaf in leaves:
@@ -130,6 +204,11 @@ class SourceSnapshot:
                     )
             yield reader
 
+    def is_working(self, reader: Session) -> bool:
+        """Returns whether the server still looks for rows for a reader that gets none."""
+        pid = self._busy.get(reader)
+        return pid is not None and self._observer.is_working(pid)
+
     def _idle_session(self) -> Session | None:
         try:
             return self._idle.get_nowait()
@@ -141,74 +220,127 @@ class SourceSnapshot:
         begin = f"{READ_CONSISTENT}; SET TRANSACTION SNAPSHOT '{self._snapshot_id}'"
         try:
             salt = {SALT_SETTING: self.parameters.mask_salt} if self.parameters.mask_salt else {}
-            session.begin(begin, salt)
+            session.begin(begin, {**self._limits(), **salt})
         except SourceError as error:
             self._registry.close(session)
             if isinstance(error, SourceUnavailable):
                 raise  # the connection, not the snapshot
-            raise SnapshotLost(
-                "the source's snapshot is gone", error.detail, "Run again: it takes a new one."
-            ) from error
+            raise self._lost(error) from error
         return session
+
+    # ------------------------------------------------------------ its age
+
+    @property
+    def _left(self) -> float:
+        """Seconds until the snapshot is too old."""
+        return self._deadline - time.monotonic()
+
+    def _limits(self) -> dict[str, str]:
+        """The server ends what is still there when the snapshot is too old."""
+        left = max(1, int(self._left * 1000))
+        return {
+            "statement_timeout": f"{left}ms",
+            "idle_in_transaction_session_timeout": f"{left}ms",
+            "tcp_user_timeout": f"{min(left, _UNANSWERED_MS)}ms",
+        }
+
+    def _require_young(self) -> None:
+        if self._ended.is_set() or self._left < (1 - _LATE) * self._max_age:
+            raise self._too_old()
+
+    def _too_old(self) -> SnapshotTooOld:
+        age = duration_text(self.governor.run.snapshot_max_age)
+        return SnapshotTooOld(
+            "the source's snapshot reached its age",
+            f"snapshot_max_age is {age}; from {_LATE:.0%} of it on nothing new is begun.",
+            "Run again: it goes on under a new snapshot.",
+        )
+
+    def _lost(self, error: SourceError) -> SnapshotLost:
+        if self._left < _WATCH_SECONDS or self._ended.is_set():
+            return self._too_old()
+        return SnapshotLost(
+            "the source's snapshot is gone", error.detail, "Run again: it takes a new one."
+        )
+
+    def _explained(self, session: Session, error: SourceError) -> SourceError:
+        """What ended a reader: somebody who waited for its lock, or the snapshot's age."""
+        if session in self._yielding:
+            self._yielding.discard(session)
+            return LockYielded(
+                "somebody waits for a lock that a read holds",
+                f"{error.detail} The read was ended for it.",
+                "It is tried again.",
+            )
+        is_retryable = isinstance(error, SourceUnavailable)
+        was_ended = is_retryable or error.sqlstate == QUERY_CANCELED
+        if was_ended and not isinstance(error, SnapshotLost) and self._left < _WATCH_SECONDS:
+            return self._too_old()
+        return error
 
     def is_alive(self) -> bool:
         """Returns whether the transaction that keeps the snapshot still does."""
         with self._lock:
-            return self.holder.is_alive()
+            return not self._ended.is_set() and self.holder.is_alive()
 
-    def has_reached(self, lsn: str) -> bool:
-        """Returns whether the source's WAL is at or past a position by now."""
-        with self._lock:
-            return lsn_number(read_lsn(self.holder)) >= lsn_number(lsn)
+    # ------------------------------------------------------------ the watch
 
-    def wait_flushed(self) -> None:
-        """Waits until the source has written the WAL of all that the snapshot shows to disk.
+    def _keep_watch(self) -> None:
+        """Pings the holder, and yields to who waits for our locks.
 
-        A row of an asynchronous commit is visible before it is durable; after a crash it is gone
-        and its transaction id given out again. A standby replays only what is flushed.
-
-        Raises:
-            SourceUnavailable: If it is not flushed in 30 seconds.
+        A server that is stopped keeps this thread waiting; not the timer, which ends all.
         """
-        with self._lock:
-            if self._is_flushed():
-                return
-            self._nudge()
-            deadline = time.monotonic() + _FLUSH_WAIT_SECONDS
-            while time.monotonic() < deadline:
-                if self._is_flushed():
-                    return
-                time.sleep(_FLUSH_POLL_SECONDS)
-        raise SourceUnavailable(
-            "the source has not written its WAL to disk",
-            f"WAL position {self.cut.lsn} was not flushed within {_FLUSH_WAIT_SECONDS:g} s. "
-            "Nothing was published.",
-            "Look for a stuck disk on the source, then run again.",
-        )
+        looks = 0
+        while not self._ended.wait(_WATCH_SECONDS):
+            looks += 1
+            try:
+                if looks % _PING_EVERY == 0:
+                    self.holder.execute(set_local(self._limits()), doing="keep the snapshot")
+                self._yield_to_waiters()
+            except SourceError as error:
+                logger.debug("watch failed", extra={"why": error.primary})
 
-    def _is_flushed(self) -> bool:
-        if self.cut.is_standby:
-            return True
-        query = "SELECT pg_current_wal_flush_lsn() >= %(lsn)s::pg_lsn"
-        return bool(self.holder.execute(query, {"lsn": self.cut.lsn})[0][0])
+    def _yield_to_waiters(self) -> None:
+        """Ends reads whose lock somebody else's DDL waits for."""
+        busy = dict(self._busy)
+        if not busy:
+            return
+        blockers = self._observer.blockers(busy.values())
+        for reader, pid in busy.items():
+            if pid in blockers and self._busy.get(reader) == pid:
+                self._yielding.add(reader)
+                logger.info("yields to who waits for a lock", extra={"pid": pid})
+                reader.cancel()
 
-    def _nudge(self) -> None:
-        """Makes the source's WAL writer write now: a quiet one takes up to 15 seconds.
+    def _end_all(self) -> None:
+        """Cancels what reads in the snapshot, and cuts the connection of who does not obey."""
+        self._ended.set()
+        logger.info("snapshot ended", extra={"why": self._too_old().detail})
+        readers = list(self._busy)
+        threads = [threading.Thread(target=one.cancel, daemon=True) for one in readers]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + _OBEY_SECONDS
+        while self._busy and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for session in (*self._busy, self.holder):
+            session.sever()
+        self._observer.sever()
+        self._close_sessions()
 
-        Costs one transaction id. Where the role may only ever read, the waiting has to do.
-        """
-        try:
-            with self._observer().transaction() as session:
-                session.execute("SELECT pg_current_xact_id()")
-        except SourceError as error:
-            logger.debug("source not nudged", extra={"why": error.primary})
+    # ------------------------------------------------------------ its end
 
     def close(self) -> None:
         """Ends the snapshot and every session in it."""
+        self._ended.set()
+        self._timer.cancel()
+        self._watch.join(timeout=_OBEY_SECONDS)
+        self._close_sessions()
+        self._observer.close()
+
+    def _close_sessions(self) -> None:
         while (session := self._idle_session()) is not None:
             self._registry.close(session)
-        if self._outside is not None:
-            self._registry.close(self._outside)
         self._registry.close(self.holder)
 
 

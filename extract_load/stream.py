@@ -6,12 +6,21 @@ the target does.
 
 import fcntl
 import os
+import struct
+import termios
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from extract_load.errors import ExtractLoadError, VerificationFailed
+from extract_load.connection import Session
+from extract_load.errors import (
+    ExtractLoadError,
+    SourceUnavailable,
+    TargetUnavailable,
+    VerificationFailed,
+)
 
 PIPE_BYTES = 1 << 20
 """Linux's largest pipe for an ordinary user; elsewhere the system's own size stays."""
@@ -39,6 +48,20 @@ class CopyStats:
 NOTHING_COPIED = CopyStats(0, 0)
 
 
+@dataclass(frozen=True)
+class StreamWatch:
+    """What a stream may not exceed, and how it is ended."""
+
+    stall_seconds: float
+    """After so long without a byte it is given up."""
+    source: Session
+    target: Session
+    is_source_working: Callable[[], bool]
+    """Whether a source that sends nothing still looks for rows."""
+    pace: Callable[[int], None]
+    """Waits until so many bytes may pass."""
+
+
 class PipeReader:
     """The read end of the pipe: counts bytes, and ends only when the writer ended well.
 
@@ -46,11 +69,14 @@ class PipeReader:
     when the source broke off, the end of the pipe must be an error, never an end of file.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, pace: Callable[[int], None] = lambda _: None) -> None:
         self._descriptor = descriptor
+        self._pace = pace
         self._writer_ended = threading.Event()
         self._writer_error: BaseException | None = None
         self.bytes = 0
+        self.moved_at = time.monotonic()
+        """When the target last took bytes."""
 
     def read(self, size: int) -> bytes:
         """Returns up to `size` bytes; none at the end.
@@ -61,11 +87,19 @@ class PipeReader:
         data = os.read(self._descriptor, size)
         if data:
             self.bytes += len(data)
+            self._pace(len(data))
+            self.moved_at = time.monotonic()
             return data
         self._writer_ended.wait(_JOIN_SECONDS)
         if self._writer_error is not None:
             raise self._writer_error
         return b""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait in the pipe."""
+        size = fcntl.ioctl(self._descriptor, termios.FIONREAD, b"\0" * 4)
+        return int(struct.unpack("i", size)[0])
 
     def end(self, error: BaseException | None) -> None:
         """Says how the writer ended; to be called before its end of the pipe is closed."""
@@ -73,31 +107,39 @@ class PipeReader:
         self._writer_ended.set()
 
 
-def move(copy_out: CopyOut, copy_in: CopyIn) -> CopyStats:
+def move(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None = None) -> CopyStats:
     """Returns what it moved from one COPY to another, both running at the same time.
 
     Args:
         copy_out: Run in a thread of its own.
         copy_in: Run in the caller's thread.
+        watch: What the stream may not exceed.
 
     Raises:
         ExtractLoadError: What either side raised; the source's error where both failed.
+        SourceUnavailable: Or TargetUnavailable, if a side stalled.
         VerificationFailed: If the two servers counted different numbers of rows.
     """
     read_end, write_end = os.pipe()
     if _F_SETPIPE_SZ is not None:
         fcntl.fcntl(write_end, _F_SETPIPE_SZ, PIPE_BYTES)
-    reader = PipeReader(read_end)
+    reader = PipeReader(read_end, watch.pace) if watch else PipeReader(read_end)
     writer = _Writer(copy_out, write_end, reader)
+    watchdog = _Watchdog(reader, watch) if watch else None
     writer.start()
     try:
         rows = copy_in(reader)
     except BaseException as error:
+        stalled = watchdog.stop() if watchdog else None
         os.close(read_end)  # the writer's next write fails, if it is still writing
         writer.join(_JOIN_SECONDS)
+        if stalled is not None:
+            raise stalled from error
         if isinstance(writer.error, ExtractLoadError) and not writer.was_cut_off:
             raise writer.error from error
         raise
+    if watchdog is not None:
+        watchdog.stop()
     os.close(read_end)
     writer.join(_JOIN_SECONDS)
     if writer.rows != rows:
@@ -107,6 +149,49 @@ def move(copy_out: CopyOut, copy_in: CopyIn) -> CopyStats:
             "Run again; if it happens again, please report it.",
         )
     return CopyStats(rows, reader.bytes)
+
+
+class _Watchdog(threading.Thread):
+    """The thread that gives a stream up when nothing moves."""
+
+    def __init__(self, reader: PipeReader, watch: StreamWatch) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._reader = reader
+        self._watch = watch
+        self._ended = threading.Event()
+        self._stalled: ExtractLoadError | None = None
+        self.start()
+
+    def stop(self) -> ExtractLoadError | None:
+        """Ends the watch; returns what it gave the stream up for."""
+        self._ended.set()
+        self.join(_JOIN_SECONDS)
+        return self._stalled
+
+    def run(self) -> None:
+        """Looks now and then; cuts the connection of the side that stalled."""
+        limit = self._watch.stall_seconds
+        while not self._ended.wait(min(1.0, limit / 4)):
+            if time.monotonic() < self._reader.moved_at + limit:
+                continue
+            is_target = self._reader.waiting_bytes > 0
+            if not is_target and self._watch.is_source_working():
+                self._reader.moved_at = time.monotonic()
+                continue
+            session = self._watch.target if is_target else self._watch.source
+            self._stalled = _stalled(session, limit, is_target=is_target)
+            session.sever()
+            return
+
+
+def _stalled(session: Session, seconds: float, *, is_target: bool) -> ExtractLoadError:
+    kind = TargetUnavailable if is_target else SourceUnavailable
+    side, verb = ("target", "took") if is_target else ("source", "sent")
+    return kind(
+        f'{side} "{session.parameters.conn_id}" stalled',
+        f"It {verb} no byte for {seconds:g} s (stall_timeout). The connection was cut.",
+        "It is tried again. Look at the server and the network if it happens often.",
+    )
 
 
 class _Writer(threading.Thread):

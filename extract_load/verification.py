@@ -25,6 +25,7 @@ from extract_load.deletes import count_live
 from extract_load.equality import TableDifference
 from extract_load.errors import ExtractLoadError, TargetError
 from extract_load.extract import count_rows
+from extract_load.governor import Governor
 from extract_load.landing import LandingOptions
 from extract_load.look import plan_in, read_target_state
 from extract_load.publish import Publication
@@ -137,17 +138,12 @@ class Verification:
 
     @contextmanager
     def _snapshot(self, table: TableSettings) -> Iterator[SourceSnapshot]:
-        source = SourceSnapshot(
-            self._connections[table.source_connection],
-            self._registry,
-            self._settings.run.source_max_connections,
-        )
-        beat = lease.Heartbeat("verify")
-        beat.add_holder(source.holder)
+        conn_id = table.source_connection
+        governor = Governor(conn_id, self._settings.run)
+        source = SourceSnapshot(self._connections[conn_id], self._registry, governor)
         try:
             yield source
         finally:
-            beat.stop()
             source.close()
 
 

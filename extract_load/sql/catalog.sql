@@ -218,3 +218,32 @@ from pg_index as index
 inner join pg_attribute as attribute
     on attribute.attrelid = index.indrelid and attribute.attnum = index.indkey[0]
 where index.indrelid = %(oid)s and index.indisvalid and index.indpred is null
+
+-- name: fares
+-- How a server fares: the largest lag of a standby, and who is active beside this program.
+select
+    (select max(replay_lag) from pg_stat_replication) as lag,
+    case
+        when pg_has_role('pg_read_all_stats', 'usage')
+            or current_setting('is_superuser')::boolean
+            then (
+                select count(*)
+                from pg_stat_activity
+                where state = 'active' and backend_type = 'client backend'
+                    and not starts_with(application_name, 'extract-load')
+            )
+    end::int as active
+
+-- name: blockers
+-- Which of some backends hold a lock that a session of somebody else waits for.
+select distinct ours.pid
+from unnest(%(pids)s::int[]) as ours (pid)
+inner join pg_locks as waiting
+    on not waiting.granted and waiting.pid <> all (%(pids)s::int[])
+where ours.pid = any (pg_blocking_pids(waiting.pid))
+
+-- name: is_working
+-- Whether a backend does something, and does not wait for its client to take or send bytes.
+select state = 'active' and wait_event_type is distinct from 'Client'
+from pg_stat_activity
+where pid = %(pid)s

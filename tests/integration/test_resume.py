@@ -379,6 +379,18 @@ def test_a_crash_of_the_target_empties_a_refresh(
     assert told in logged()
 
 
+def test_a_scratch_table_that_somebody_changed_does_not_count(
+    items: Database, target: Database, logged: Logged
+) -> None:
+    broken_off(items, target, {**FULL, **SMALL}, after=3)
+    ((scratch,),) = target.execute("SELECT relname FROM pg_class WHERE relname LIKE '\\_el\\_%'")
+    target.execute(f"DELETE FROM raw_data.{scratch} WHERE id = 7")
+    logged()
+
+    assert gone_on(items, target, FULL).chunks_resumed == 0
+    assert "starts over: the scratch table does not hold the rows that they brought" in logged()
+
+
 def test_checkpoints_without_their_scratch_table_do_not_count(
     items: Database, target: Database
 ) -> None:

@@ -26,6 +26,8 @@ ENGINE_LAYERS = [
     {"difference"},
     {"extract", "stream", "predicate_judge"},
     {"snapshot"},
+    {"observer"},
+    {"governor"},
     {"planner", "verdict"},
     {"report"},
     {"adoption", "schema_change"},
