@@ -285,6 +285,13 @@ class SessionRegistry:
         with self._lock:
             self._open.discard(session)
 
+    def sever(self, conn_id: str) -> None:
+        """Cuts every connection to a target."""
+        with self._lock:
+            sessions = [one for one in self._open if one.parameters.conn_id == conn_id]
+        for session in sessions:
+            session.sever()
+
     def end_all(self, limit_seconds: float) -> None:
         """Ends what runs in every session, and lets nothing more begin.
 

@@ -20,6 +20,7 @@ from extract_load.sql import queries
 BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 30.0
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 1.0
 _BEAT_LIMIT_SECONDS = 10.0
 _BEAT_LIMITS = {"statement_timeout": "5s", "lock_timeout": "5s"}
 
@@ -139,10 +140,21 @@ class Heartbeat:
     One a server: a target that does not answer expires no lease on another.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, sever: Callable[[str], None] = lambda _: None) -> None:
+        """Beats nowhere yet.
+
+        Args:
+            run_id: The run.
+            sever: Cuts every connection of the run to a target (a connection id) that has not
+                answered until the leases expired: another run may write there by now, and what
+                waits for a server that is stopped would wait for ever.
+        """
         self._run_id = run_id
+        self._sever = sever
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._answered: dict[str, float] = {}
+        self._sessions: dict[str, Session] = {}
 
     def stop(self, limit_seconds: float = _BEAT_LIMIT_SECONDS) -> None:
         """Stops; returns when no beat is under way, or after a limit."""
@@ -152,7 +164,9 @@ class Heartbeat:
 
     def add_target(self, parameters: ConnectionParameters) -> None:
         """Beats for the run's leases in one more target, over a connection of its own."""
+        self._answered[parameters.conn_id] = time.monotonic()
         self._start(self._beat_on_target, parameters)
+        self._start(self._look_after, parameters.conn_id)
 
     def add_holder(self, session: Session) -> None:
         """Keeps one more transaction from idling."""
@@ -169,8 +183,10 @@ class Heartbeat:
             try:
                 if session is None:
                     session = Session(parameters, "target", application_name(self._run_id))
+                    self._sessions[parameters.conn_id] = session
                 with session.transaction(settings=_BEAT_LIMITS):
                     session.execute(queries("ledger")["beat"], {"run_id": self._run_id})
+                self._answered[parameters.conn_id] = time.monotonic()
             except ExtractLoadError as error:
                 # The fence, not the beat, decides who may write: a lost beat is only told.
                 logger.warning("heartbeat lost", extra={"why": error.primary})
@@ -179,6 +195,16 @@ class Heartbeat:
                 session = None
         if session is not None:
             session.close()
+
+    def _look_after(self, conn_id: str) -> None:
+        while not self._ended.wait(_LOOK_SECONDS):
+            if time.monotonic() < self._answered[conn_id] + EXPIRY_SECONDS:
+                continue
+            logger.warning("target does not answer", extra={"seconds": EXPIRY_SECONDS})
+            self._sever(conn_id)
+            if conn_id in self._sessions:
+                self._sessions[conn_id].sever()
+            self._answered[conn_id] = time.monotonic()
 
     def _beat_on_holder(self, session: Session) -> None:
         while not self._ended.wait(BEAT_SECONDS):

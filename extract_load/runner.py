@@ -106,7 +106,7 @@ class Run:
         self._connections = connections
         self._options = options
         self._registry = SessionRegistry(lease.application_name(self.run_id))
-        self._heartbeat = lease.Heartbeat(self.run_id)
+        self._heartbeat = lease.Heartbeat(self.run_id, self._registry.sever)
         self._governors = _Once[Governor]()
         self._sources = _Once[SourceSnapshot]()
         self._targets = _Once[Session]()
@@ -232,7 +232,10 @@ class Run:
         """Writes a failure where the target can still be reached."""
         try:
             parameters = self._connections[table.target_connection]
-            with Session(parameters, "target") as session, session.transaction():
+            with (
+                Session(parameters, "target", attempts=1) as session,
+                session.transaction(),
+            ):
                 if ledger.ledger_version(session):
                     ledger.finish_table_run(session, _facts(self.run_id, table, result))
         except ExtractLoadError as error:

@@ -175,13 +175,22 @@ class _Watchdog(threading.Thread):
             if time.monotonic() < self._reader.moved_at + limit:
                 continue
             is_target = self._reader.waiting_bytes > 0
-            if not is_target and self._watch.is_source_working():
+            if not is_target and _says_yes(self._watch.is_source_working, limit):
                 self._reader.moved_at = time.monotonic()
                 continue
             session = self._watch.target if is_target else self._watch.source
             self._stalled = _stalled(session, limit, is_target=is_target)
             session.sever()
             return
+
+
+def _says_yes(ask: Callable[[], bool], seconds: float) -> bool:
+    """Whether the answer is yes; none within the limit is a no."""
+    answers: list[bool] = []
+    asking = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return answers == [True]
 
 
 def _stalled(session: Session, seconds: float, *, is_target: bool) -> ExtractLoadError:
