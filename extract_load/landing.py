@@ -33,6 +33,7 @@ from extract_load.predicate_judge import judge_predicate
 from extract_load.predicate_time import at_moment
 from extract_load.publish import Publication, SourceFacts, publish
 from extract_load.raw_table import NO_FACTS, read_facts
+from extract_load.readable import readable_part
 from extract_load.retry import attempt
 from extract_load.snapshot import SourceSnapshot, use_path
 from extract_load.stream import CopyStats
@@ -344,6 +345,7 @@ def plan_in(
 ) -> TablePlan:
     """Returns the plan for a table whose target was looked at before. Arguments as above."""
     schema = source.table(table.source)
+    table = readable_part(table, schema, source.parameters)
     leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)
     schema = replace(schema, leaves=leaves)
     if table.custom_where is not None:

@@ -29,7 +29,7 @@ ENGINE_LAYERS = [
     {"report"},
     {"adoption", "schema_change"},
     {"baseline", "schema_difference", "cursor_notes"},
-    {"table_plan", "fingerprint", "lease", "equality", "source_table"},
+    {"table_plan", "fingerprint", "lease", "equality", "source_table", "readable"},
     {"modes", "ledger", "chosen_columns", "ddl", "cursor"},
     {"type_contract", "kept_types", "masking", "target_types"},
     {
