@@ -125,6 +125,16 @@ class Session:
         with suppress(psycopg2.Error):
             self._raw.close()
 
+    @property
+    def backend_pid(self) -> int:
+        """The process that serves the connection, as it was told at login."""
+        return int(self._raw.info.backend_pid)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether TLS is in use, up to the server or to a pooler before it."""
+        return bool(self._raw.info.ssl_in_use)
+
     def forbid(self) -> None:
         """Lets no further statement begin, from another thread; rolling back stays possible."""
         self._is_ended = True

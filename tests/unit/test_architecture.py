@@ -14,8 +14,9 @@ DAGS = PACKAGE.parent / "dags"
 
 ENGINE_LAYERS = [
     {"cli"},
-    {"plan_report", "progress", "verification"},
-    {"runner", "status", "reset", "published", "health"},
+    {"doctor_report"},
+    {"plan_report", "progress", "verification", "doctor", "grants"},
+    {"runner", "status", "reset", "published", "health", "key_check"},
     {"landing", "selection", "ask"},
     {"publish"},
     {"apply"},
@@ -25,7 +26,7 @@ ENGINE_LAYERS = [
     {"difference"},
     {"extract", "stream", "predicate_judge"},
     {"snapshot"},
-    {"planner", "verdict"},
+    {"planner", "verdict", "table_rules"},
     {"report"},
     {"adoption", "schema_change"},
     {"baseline", "schema_difference", "cursor_notes"},
@@ -36,11 +37,13 @@ ENGINE_LAYERS = [
         *("catalog", "watermark", "chunking", "raw_table", "retyping"),
         *("cursor_values", "open_transactions"),
     },
+    {"server_rules"},
+    {"server_facts"},
     {"connection", "digests"},
     {"dbt_sources", "dbt_models", "settings_file"},
     {"config"},
     {"predicate_time", "predicate_calls"},
-    {"predicate", "connection_parameters", "log", "retry"},
+    {"predicate", "connection_parameters", "log", "retry", "findings", "tls_check"},
     {"errors", "identifiers", "sql"},
 ]
 DAGS_LAYERS = [
