@@ -6,7 +6,7 @@ same.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 
 from extract_load import ledger
@@ -22,13 +22,14 @@ from extract_load.retry import Side
 from extract_load.runner import PlannedTable, Run, RunOptions
 from extract_load.server_facts import (
     ServerFacts,
-    has_transactions,
+    is_pooled,
     looking,
     read_row_security,
     read_schemas,
     read_server_facts,
     read_version,
     read_writable,
+    refused_transaction,
 )
 from extract_load.server_rules import (
     Needs,
@@ -133,16 +134,23 @@ class Doctor:
         examined = Examined(conn_id, sides, parameters.address, None)
         is_encrypted: bool | None = None
         try:
-            transactions = self._has_transactions(parameters, side, needs)
-            with self._session(parameters, side) as session:
+            with ExitStack() as stack:
+                session = stack.enter_context(self._session(parameters, side))
                 is_encrypted = session.is_encrypted
+                refused = refused_transaction(session)
+                if refused is not None:
+                    session = stack.enter_context(self._session(parameters, side))
+                    if not is_pooled(session):
+                        raise refused
+                    pooling = pooling_finding(has_transactions=False, needs=needs)
+                    self._tell(conn_id, [pooling])
                 version = read_version(session)
                 examined = replace(examined, version=f"{version // 10000}.{version % 10000}")
                 too_old = version_finding(version)
                 if too_old is not None:
                     self._tell(conn_id, [too_old])
                 else:
-                    self._examine_server(session, needs, has_transactions=transactions)
+                    self._examine_server(session, needs, has_transactions=refused is None)
         except ExtractLoadError as error:
             is_certificate = error.refusal == "certificate"
             fault = certificate_fault(parameters) if is_certificate else None
@@ -150,14 +158,6 @@ class Doctor:
             self._facts.pop(conn_id, None)
         self._tell(conn_id, tls_findings(parameters, is_encrypted=is_encrypted))
         return examined
-
-    def _has_transactions(self, parameters: ConnectionParameters, side: Side, needs: Needs) -> bool:
-        """Tells of a pooler that has none. Its refusal costs the session."""
-        with self._session(parameters, side) as session:
-            found = has_transactions(session)
-        if not found:
-            self._tell(parameters.conn_id, [pooling_finding(has_transactions=False, needs=needs)])
-        return found
 
     def _examine_server(self, session: Session, needs: Needs, *, has_transactions: bool) -> None:
         conn_id = session.parameters.conn_id
@@ -185,8 +185,17 @@ class Doctor:
         schemas = [ledger.SCHEMA, ledger.SCRATCH_SCHEMA, *(table.target.schema for table in tables)]
         rights = read_schemas(session, schemas)
         writable = read_writable(session, [table.target for table in tables])
-        self._tell(conn_id, schema_findings(rights, facts, session.parameters.database))
-        self._tell(conn_id, ledger_findings(writable, facts))
+        ledger_tables = [table for table in writable if table.schema == ledger.SCHEMA]
+        may_ask = not any(table.missing for table in ledger_tables) and all(
+            schema.may_use for schema in rights if schema.name == ledger.SCHEMA
+        )
+        version = ledger.ledger_version(session) if ledger_tables and may_ask else None
+        is_outdated = version is not None and version < len(ledger.migrations())
+        found = schema_findings(
+            rights, facts, session.parameters.database, has_ledger=bool(ledger_tables)
+        )
+        self._tell(conn_id, found)
+        self._tell(conn_id, ledger_findings(writable, facts, is_outdated=is_outdated))
         for table in tables:
             self._tell_table(table, conn_id, raw_table_findings(table, writable, facts.role))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from extract_load import ledger
 from extract_load.catalog import TableSchema, read_table
-from extract_load.config import Mask, TableSettings
+from extract_load.config import DEFAULT_SEARCH_PATH, Mask, TableSettings
 from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import ExtractLoadError, SchemaMismatch
@@ -106,10 +106,15 @@ def source_grants(
     relations = {
         relation: columns for table in tables for relation, columns in _relations(table, tables)
     }
-    statements += [
-        f"GRANT USAGE ON SCHEMA {quoted_name(schema)} TO {role}"
-        for schema in dict.fromkeys(relation.schema for relation in relations)
+    paths = [
+        schema
+        for table in tables
+        if table.settings.custom_where is not None
+        for schema in table.settings.search_path
+        if schema not in DEFAULT_SEARCH_PATH
     ]
+    schemas = dict.fromkeys([*(relation.schema for relation in relations), *paths])
+    statements += [f"GRANT USAGE ON SCHEMA {quoted_name(schema)} TO {role}" for schema in schemas]
     statements += [
         grant_select(relation, columns, where.user) for relation, columns in relations.items()
     ]
@@ -216,8 +221,10 @@ def target_grants(
     missing = [schema.name for schema in schemas if not schema.is_there]
     if missing:
         statements.append(f"GRANT CREATE ON DATABASE {database} TO {role}")
+    has_ledger = any(table.schema == ledger.SCHEMA for table in tables)
     for schema in schemas:
-        rights = "USAGE" if schema.name == ledger.SCHEMA else "USAGE, CREATE"
+        is_made = has_ledger and schema.name == ledger.SCHEMA
+        rights = "USAGE" if is_made else "USAGE, CREATE"
         if schema.is_there:
             statements.append(f"GRANT {rights} ON SCHEMA {quoted_name(schema.name)} TO {role}")
     foreign = [table for table in tables if not table.is_owned]

@@ -11,8 +11,6 @@ from extract_load.sql import queries
 
 OLDEST_VERSION = 130000
 _LOOK_LIMITS = {"statement_timeout": "10s", "lock_timeout": "5s"}
-_NO_TRANSACTIONS = "statement pooling mode"
-"""What PgBouncer says to BEGIN with pool_mode = statement."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,6 @@ class ServerFacts:
 
     version_text: str
     role: str
-    backend_pid: int
     is_standby: bool
     is_read_only: bool
     """Transactions are read-only unless they say otherwise."""
@@ -97,15 +94,24 @@ def looking(session: Session) -> Iterator[Session]:
         yield reader
 
 
-def has_transactions(session: Session) -> bool:
-    """Returns whether transactions are possible; the session is lost where they are not."""
+def refused_transaction(session: Session) -> ExtractLoadError | None:
+    """Returns what became of a transaction where it ended the connection; None where it is fine.
+
+    PgBouncer with pool_mode = statement answers BEGIN so, and tells why only to its own log.
+    """
     try:
         with looking(session):
-            return True
+            return None
     except ExtractLoadError as error:
-        if _NO_TRANSACTIONS in error.detail:
-            return False
+        if error.sqlstate is None:
+            return error
         raise
+
+
+def is_pooled(session: Session) -> bool:
+    """Returns whether another program stands between: it gives clients process ids of its own."""
+    (found,) = session.execute("SELECT pg_catalog.pg_backend_pid()", doing="ask who serves")
+    return bool(found[0] != session.backend_pid)
 
 
 def read_version(session: Session) -> int:
@@ -124,8 +130,7 @@ def read_server_facts(session: Session) -> ServerFacts:
         server,
         limits=tuple(ConnectionLimit(*limit) for limit in limits),
         writers=tuple(OpenWriter(*writer) for writer in writers),
-        # A pooler gives its clients process ids of its own.
-        is_pooled=server.backend_pid != session.backend_pid,
+        is_pooled=is_pooled(session),
     )
 
 

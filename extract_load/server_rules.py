@@ -125,7 +125,8 @@ def pooling_finding(*, has_transactions: bool, needs: Needs) -> Finding:
             Severity.ERROR,
             Code.STATEMENT_POOLING,
             "a pooler in statement mode stands before the server",
-            "It allows no transaction of several statements; every read and publish is one.",
+            "BEGIN ends the connection, single statements work: it allows no transaction of several"
+            " statements, and every read and publish is one.",
             "Connect to the server itself, or to a pool with pool_mode = transaction or session.",
         )
     return Finding(
@@ -280,16 +281,27 @@ def _old_transaction(writer: OpenWriter, cost: str) -> Finding:
 
 
 def schema_findings(
-    schemas: tuple[SchemaRights, ...], facts: ServerFacts, database: str
+    schemas: tuple[SchemaRights, ...],
+    facts: ServerFacts,
+    database: str,
+    *,
+    has_ledger: bool,
 ) -> Iterator[Finding]:
-    """Yields what the role lacks on the schemas that a run creates or fills."""
+    """Yields what the role lacks on the schemas that a run creates or fills.
+
+    Args:
+        schemas: Those of the ledger and of the raw tables.
+        facts: What the role is.
+        database: The target's.
+        has_ledger: Whether the ledger's tables are there, so that none has to be made.
+    """
     role = quoted_name(facts.role)
     missing = [schema.name for schema in schemas if not schema.is_there]
     if missing and not facts.may_create_schemas:
         yield Finding(
             Severity.ERROR,
             Code.NO_CREATE_ON_DATABASE,
-            f'{_named(missing)} missing in "{database}", and the role may not create it',
+            f'{_named(missing)} missing in "{database}", and the role may create none',
             f"Role {role} has no CREATE on the database.",
             f"Run on the target: GRANT CREATE ON DATABASE {quoted_name(database)} TO {role}; or "
             "create them for it: "
@@ -299,8 +311,8 @@ def schema_findings(
             + ".",
         )
     for schema in schemas:
-        is_ledger = schema.name == _LEDGER_SCHEMAS[0]
-        rights = {"USAGE": schema.may_use, "CREATE": schema.may_create or is_ledger}
+        is_made = has_ledger and schema.name == _LEDGER_SCHEMAS[0]
+        rights = {"USAGE": schema.may_use, "CREATE": schema.may_create or is_made}
         lacking = [name for name, is_granted in rights.items() if not is_granted]
         if schema.is_there and lacking:
             yield Finding(
@@ -320,11 +332,21 @@ def _named(schemas: list[str]) -> str:
     )
 
 
-def ledger_findings(tables: tuple[WritableTable, ...], facts: ServerFacts) -> Iterator[Finding]:
-    """Yields what the role lacks on a ledger that another role made."""
-    lacking = [t for t in tables if t.schema in _LEDGER_SCHEMAS and t.missing]
+def ledger_findings(
+    tables: tuple[WritableTable, ...], facts: ServerFacts, *, is_outdated: bool
+) -> Iterator[Finding]:
+    """Yields what the role lacks on a ledger that another role made.
+
+    Args:
+        tables: Those of the ledger, and others.
+        facts: What the role is.
+        is_outdated: Whether the next run alters the ledger.
+    """
+    role = quoted_name(facts.role)
+    ours = [table for table in tables if table.schema in _LEDGER_SCHEMAS]
+    lacking = [table for table in ours if table.missing]
     if lacking:
-        role, names = quoted_name(facts.role), ", ".join(f"{t.schema}.{t.name}" for t in lacking)
+        names = ", ".join(f"{table.schema}.{table.name}" for table in lacking)
         schemas = ", ".join(dict.fromkeys(quoted_name(table.schema) for table in lacking))
         yield Finding(
             Severity.ERROR,
@@ -333,6 +355,15 @@ def ledger_findings(tables: tuple[WritableTable, ...], facts: ServerFacts) -> It
             f"Role {role} lacks rights on {names}.",
             "Run on the target: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "
             f"{schemas} TO {role}.",
+        )
+    elif is_outdated and not all(table.is_owned for table in ours):
+        yield Finding(
+            Severity.ERROR,
+            Code.NOT_WRITABLE,
+            "the ledger is of an older version, and the role may not alter it",
+            f"Role {role} does not own its tables; the next run brings them up to date.",
+            "Let the role that owns them run first, or give the tables of schema extract_load to "
+            f"{role}.",
         )
 
 

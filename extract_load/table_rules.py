@@ -195,7 +195,7 @@ def extension_findings(plan: TablePlan) -> Iterator[Finding]:
             f'"{plan.settings.source}" land as text',
             "Their types belong to it on the source.",
             f"Run on the target: CREATE EXTENSION {quoted_name(extension)}; or leave it at text. "
-            "It has to be there before the first load.",
+            "Installed after the first load, it changes the raw columns' types: see plan.",
         )
 
 

@@ -9,7 +9,6 @@ select current_setting('server_version_num')::int
 select
     current_setting('server_version') as version_text,
     role.rolname::text as role,
-    pg_backend_pid() as backend_pid,
     pg_is_in_recovery() as is_standby,
     current_setting('default_transaction_read_only')::boolean as is_read_only,
     current_setting('hot_standby_feedback')::boolean as sends_feedback,
@@ -35,7 +34,7 @@ where role.rolname = current_user and database.datname = current_database()
 -- bound by the server alone.
 with everyone as (
     select
-        count(*) filter (where usesysid is not null) as of_server,
+        count(*) filter (where datid is not null and usesysid is not null) as of_server,
         count(*) filter (where usesysid = role.oid) as of_role,
         count(*) filter (where datid = database.oid and usesysid is not null) as of_database
     from pg_stat_activity
