@@ -142,6 +142,11 @@ class Leaf:
         """Whether its rows have a ctid and an xmin that mean something."""
         return self.kind == "r"
 
+    @property
+    def shows_xmin(self) -> bool:
+        """Whether rows tell which transaction wrote them, and the role may read it."""
+        return self.has_row_versions and "xmin" in self.granted_system_columns
+
 
 @dataclass(frozen=True)
 class TableSchema:

@@ -23,6 +23,9 @@ from extract_load.server_facts import (
 from extract_load.source_table import read_source_table
 
 _WRITES = "SELECT, INSERT, UPDATE, DELETE"
+_SYSTEM_COLUMNS = ("ctid", "xmin")
+"""By which a table is read in chunks, and rows written since are told: no right on a table's own
+columns covers them."""
 _NOT_LOOKED = "the server could not be looked at, so this follows the settings alone: "
 
 
@@ -148,8 +151,7 @@ def _relations(
     has_versions = table.schema is None or all(
         leaf.has_row_versions for leaf in table.schema.leaves
     )
-    reads_xmin = any(one.settings.reads_xmin for one in same)
-    hidden = ("ctid", *(["xmin"] if reads_xmin else [])) if columns and has_versions else ()
+    hidden = _SYSTEM_COLUMNS if columns and has_versions else ()
     is_split = len(names) > 1
     for name in names:
         # A partitioned parent has no rows of its own, so neither ctid nor xmin.

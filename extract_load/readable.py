@@ -39,8 +39,8 @@ def hidden_columns(
         relations.insert(0, (source.name, source.columns, None))
     for name, columns, leaf in relations:
         hidden = [c.name for c in columns if c.name in wanted and not c.is_readable]
-        if leaf and leaf.has_row_versions and settings.reads_xmin:
-            hidden += {"xmin"} - leaf.granted_system_columns
+        if leaf and leaf.has_row_versions and settings.reads_xmin and not leaf.shows_xmin:
+            hidden.append("xmin")
         if hidden:
             yield name, tuple(hidden)
 

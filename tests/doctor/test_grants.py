@@ -184,7 +184,7 @@ def test_custom_where_may_call_functions_of_another_schema(
         source.execute(statement)
 
     assert f'GRANT USAGE ON SCHEMA "tools" TO "{reader.user}"' in on_source.statements
-    assert f'GRANT SELECT ("id", "a", "ctid") ON "shop"."t" TO "{reader.user}"' in (
+    assert f'GRANT SELECT ("id", "a", "ctid", "xmin") ON "shop"."t" TO "{reader.user}"' in (
         on_source.statements
     )
     (result,) = land(reader, target, table).tables
