@@ -30,14 +30,12 @@ from extract_load.server_facts import (
     read_version,
     read_writable,
     refused_transaction,
+    version_text,
 )
 from extract_load.server_rules import (
     Needs,
-    disk_finding,
-    ledger_findings,
     pooling_finding,
     refusal,
-    schema_findings,
     server_findings,
     tls_findings,
     version_finding,
@@ -52,6 +50,7 @@ from extract_load.table_rules import (
     refused_plan,
     source_findings,
 )
+from extract_load.target_rules import disk_finding, ledger_findings, schema_findings
 from extract_load.tls_check import certificate_fault
 
 _ROW_OVERHEAD_BYTES = 28
@@ -137,6 +136,12 @@ class Doctor:
             with ExitStack() as stack:
                 session = stack.enter_context(self._session(parameters, side))
                 is_encrypted = session.is_encrypted
+                version = read_version(session)  # an old server knows not all of our settings
+                examined = replace(examined, version=version_text(version))
+                too_old = version_finding(version)
+                if too_old is not None:
+                    self._tell(conn_id, [too_old])
+                    return examined
                 refused = refused_transaction(session)
                 if refused is not None:
                     session = stack.enter_context(self._session(parameters, side))
@@ -144,19 +149,14 @@ class Doctor:
                         raise refused
                     pooling = pooling_finding(has_transactions=False, needs=needs)
                     self._tell(conn_id, [pooling])
-                version = read_version(session)
-                examined = replace(examined, version=f"{version // 10000}.{version % 10000}")
-                too_old = version_finding(version)
-                if too_old is not None:
-                    self._tell(conn_id, [too_old])
-                else:
-                    self._examine_server(session, needs, has_transactions=refused is None)
+                self._examine_server(session, needs, has_transactions=refused is None)
         except ExtractLoadError as error:
             is_certificate = error.refusal == "certificate"
             fault = certificate_fault(parameters) if is_certificate else None
             self._tell(conn_id, [refusal(error, fault)])
             self._facts.pop(conn_id, None)
-        self._tell(conn_id, tls_findings(parameters, is_encrypted=is_encrypted))
+        finally:
+            self._tell(conn_id, tls_findings(parameters, is_encrypted=is_encrypted))
         return examined
 
     def _examine_server(self, session: Session, needs: Needs, *, has_transactions: bool) -> None:
@@ -190,12 +190,11 @@ class Doctor:
             schema.may_use for schema in rights if schema.name == ledger.SCHEMA
         )
         version = ledger.ledger_version(session) if ledger_tables and may_ask else None
-        is_outdated = version is not None and version < len(ledger.migrations())
         found = schema_findings(
             rights, facts, session.parameters.database, has_ledger=bool(ledger_tables)
         )
         self._tell(conn_id, found)
-        self._tell(conn_id, ledger_findings(writable, facts, is_outdated=is_outdated))
+        self._tell(conn_id, ledger_findings(writable, facts, version, len(ledger.migrations())))
         for table in tables:
             self._tell_table(table, conn_id, raw_table_findings(table, writable, facts.role))
 

@@ -54,6 +54,8 @@ class Code(StrEnum):
     """The role may not create tables in a schema."""
     NOT_WRITABLE = "not_writable"
     """The role may not change the ledger, or a raw table."""
+    LEDGER_NEWER = "ledger_newer"
+    """A later version of this program wrote the ledger."""
     NOT_OWNED = "not_owned"
     """The raw table is another role's, so it cannot be altered."""
     NO_SUCH_TABLE = "no_such_table"

@@ -44,7 +44,6 @@ class OpenWriter:
 class ServerFacts:
     """A server of a supported version, and what the role is on it."""
 
-    version_text: str
     role: str
     is_standby: bool
     is_read_only: bool
@@ -117,6 +116,17 @@ def is_pooled(session: Session) -> bool:
 def read_version(session: Session) -> int:
     """Returns the version of a server, as old as it may be."""
     return int(session.execute(queries("doctor")["version"], doing="ask for the version")[0][0])
+
+
+def version_text(version: int) -> str:
+    """Returns a version for people.
+
+    Example:
+        >>> version_text(160004), version_text(90624)
+        ('16.4', '9.6')
+    """
+    minor = version % 10000 if version >= 100000 else version // 100 % 100
+    return f"{version // 10000}.{minor}"
 
 
 def read_server_facts(session: Session) -> ServerFacts:

@@ -137,9 +137,16 @@ def _cursor(settings: TableSettings, schema: TableSchema) -> Iterator[Finding]:
             else "No index begins with it; "
         )
         + f'"{settings.source}" has {_rows(schema.estimated_rows)}.',
-        f"Run on the source: CREATE INDEX CONCURRENTLY ON {schema.name.regclass} ({as_compared}); "
-        "or use xmin_incremental.",
+        f"{_index(schema, as_compared)}; or use xmin_incremental.",
     )
+
+
+def _index(schema: TableSchema, columns: str, kind: str = "INDEX") -> str:
+    """What makes an index; a partitioned table's cannot be built beside its writers in one go."""
+    place = f"{schema.name.regclass} ({columns})"
+    if schema.kind == "p":
+        return f"Run on the source, when writers may wait: CREATE {kind} ON {place}"
+    return f"Run on the source: CREATE {kind} CONCURRENTLY ON {place}"
 
 
 def _rows(estimated: int) -> str:
@@ -150,7 +157,9 @@ def key_findings(plan: TablePlan, check: KeyCheck) -> Iterator[Finding]:
     """Yields what is wrong with a key that no index proves."""
     name, key = plan.settings.source, ", ".join(plan.key)
     columns = ", ".join(map(quoted_name, plan.key))
-    index = f"CREATE UNIQUE INDEX CONCURRENTLY ON {name.regclass} ({columns})"
+    remedy = f"{_index(plan.source, columns, 'UNIQUE INDEX')}; and set its columns NOT NULL."
+    if plan.source.kind not in {"r", "p"}:
+        remedy = f"Nothing can prove it of {_KINDS[plan.source.kind]}; land the tables behind it."
     if check.duplicate is not None or check.has_null:
         facts = [
             *([f"({', '.join(check.duplicate)}) stands twice."] if check.duplicate else []),
@@ -172,7 +181,7 @@ def key_findings(plan: TablePlan, check: KeyCheck) -> Iterator[Finding]:
         "It names every row now; nothing keeps it so. Each run proves it again."
         if check.is_known
         else "There was no time to look at all rows: a run fails if it stands twice.",
-        f"Run on the source: {index}; and set its columns NOT NULL.",
+        remedy,
     )
 
 

@@ -7,7 +7,6 @@ select current_setting('server_version_num')::int
 -- name: server
 -- The role, the server's state, and how many connections the role may have. On 13 and later.
 select
-    current_setting('server_version') as version_text,
     role.rolname::text as role,
     pg_is_in_recovery() as is_standby,
     current_setting('default_transaction_read_only')::boolean as is_read_only,

@@ -295,3 +295,23 @@ def test_an_extra_that_is_no_size(items: Database, target: Database) -> None:
 
     with pytest.raises(Exception, match="cannot be read"):
         diagnose(items, target, variables=variables)
+
+
+def test_a_server_too_old_is_asked_nothing_more(
+    items: Database, target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No build before 13 is to be had: what runs here is made too old."""
+    monkeypatch.setattr(server_rules, "OLDEST_VERSION", 170000)
+
+    found = diagnose(items, target, {**ITEMS, "source": "public.absent"})
+
+    finding = assert_found(
+        found,
+        Severity.ERROR,
+        Code.VERSION_TOO_OLD,
+        "PostgreSQL 16.",
+        "Nothing more was asked of this server.",
+        remedy="Upgrade the server",
+    )
+    assert finding.connection == "digitalocean_postgres"
+    assert len(found.findings) == 1

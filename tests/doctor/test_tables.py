@@ -145,6 +145,37 @@ def test_only_rows_that_are_landed_count_for_the_key(source: Database, target: D
     )
 
 
+def test_remedies_are_possible(items: Database, target: Database) -> None:
+    """No index proves anything of a view, and a partitioned table's is built in one piece."""
+    items.execute(
+        "CREATE VIEW public.v AS SELECT * FROM public.items;"
+        "CREATE TABLE public.p (id int NOT NULL, at date) PARTITION BY RANGE (id);"
+        "CREATE TABLE public.p1 PARTITION OF public.p DEFAULT"
+    )
+    by_cursor = {"sync_mode": "incremental_sync", "incremental_field": "at", "primary_key": "id"}
+
+    view = diagnose(items, target, {"source": "public.v", "primary_key": "id"})
+    partitioned = diagnose(items, target, {"source": "public.p", **by_cursor})
+
+    assert_found(
+        view,
+        Severity.NOTE,
+        Code.KEY_NOT_PROVED,
+        'the key (id) of "public.v"',
+        remedy="Nothing can prove it of a view; land the tables behind it.",
+    )
+    statements = [
+        finding.remedy.partition(": ")[2].partition(";")[0] for finding in partitioned.findings
+    ]
+    assert statements == [
+        'CREATE INDEX ON "public"."p" ("at")',
+        'CREATE UNIQUE INDEX ON "public"."p" ("id")',
+    ]
+    for statement in statements:
+        items.execute(statement)
+    assert codes(diagnose(items, target, {"source": "public.p", **by_cursor})) == []
+
+
 def test_no_time_to_look_at_all_keys(
     source: Database, target: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,3 +387,17 @@ def test_an_older_ledger_of_another_role(items: Database, target: Database) -> N
         remedy="Let the role that owns them run first",
     )
     assert codes(diagnose(items, target)) == []
+
+
+def test_a_ledger_of_a_later_version(items: Database, target: Database) -> None:
+    land_one(items, target, ITEMS)
+    target.execute("INSERT INTO extract_load.ledger_version VALUES (999)")
+
+    assert_found(
+        diagnose(items, target),
+        Severity.ERROR,
+        Code.LEDGER_NEWER,
+        "the ledger is newer than this program",
+        "It is at version 999",
+        remedy="Install the extract-load that wrote it",
+    )

@@ -37,7 +37,7 @@ ENGINE_LAYERS = [
         *("catalog", "watermark", "chunking", "raw_table", "retyping"),
         *("cursor_values", "open_transactions"),
     },
-    {"server_rules"},
+    {"server_rules", "target_rules"},
     {"server_facts"},
     {"connection", "digests"},
     {"dbt_sources", "dbt_models", "settings_file"},

@@ -14,15 +14,14 @@ from extract_load.server_rules import (
     MANY_XIDS,
     OLD_TRANSACTION,
     Needs,
-    disk_finding,
     refusal,
     server_findings,
     tls_findings,
     version_finding,
 )
+from extract_load.target_rules import disk_finding
 
 FACTS = ServerFacts(
-    version_text="16.4",
     role="reader",
     is_standby=False,
     is_read_only=False,
@@ -45,7 +44,7 @@ def one(findings: list[Finding]) -> Finding:
 
 @pytest.mark.parametrize(
     ("version", "shown"),
-    [(120022, "12"), (110005, "11"), (90624, "9.6"), (90224, "9.2")],
+    [(120022, "12.22"), (110005, "11.5"), (90624, "9.6"), (90224, "9.2")],
     ids=["12", "11", "9.6", "9.2"],
 )
 def test_a_version_before_13_is_too_old(version: int, shown: str) -> None:
