@@ -3,6 +3,7 @@
 The TLS builds come from npm, PgBouncer from Debian.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -165,10 +166,12 @@ def pgbouncer(database: Database, pool_mode: str, directory: Path) -> Iterator[D
         f"logfile = {directory / 'pgbouncer.log'}\ndefault_pool_size = 8\n"
         "ignore_startup_parameters = extra_float_digits\n"
     )
-    for path in (directory, *directory.iterdir()):
+    is_root = os.geteuid() == 0
+    for path in (directory, *directory.iterdir()) if is_root else ():
         shutil.chown(path, "nobody")
     # Its own switch: it refuses root.
-    process = subprocess.Popen([program, "-q", "-u", "nobody", directory / "pgbouncer.ini"])
+    as_nobody = ["-u", "nobody"] if is_root else []
+    process = subprocess.Popen([program, "-q", *as_nobody, directory / "pgbouncer.ini"])
     try:
         pooled = replace(database, port=port)
         wait_for(lambda: _answers(pooled), "PgBouncer")
