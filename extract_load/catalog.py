@@ -130,6 +130,10 @@ class Leaf:
     heap_bytes: int
     table_bytes: int
     """Heap and TOAST."""
+    is_granted: bool = True
+    """Whether the role may SELECT from all of it, and so lock it too."""
+    granted_system_columns: frozenset[str] = frozenset({"ctid", "xmin"})
+    """Those of ctid and xmin that the role may read; meaningless where rows have none."""
     search_path: tuple[str, ...] = DEFAULT_SEARCH_PATH
     """Where a custom_where over it finds its functions and operators."""
 
@@ -137,6 +141,11 @@ class Leaf:
     def has_row_versions(self) -> bool:
         """Whether its rows have a ctid and an xmin that mean something."""
         return self.kind == "r"
+
+    @property
+    def shows_xmin(self) -> bool:
+        """Whether rows tell which transaction wrote them, and the role may read it."""
+        return self.has_row_versions and "xmin" in self.granted_system_columns
 
 
 @dataclass(frozen=True)

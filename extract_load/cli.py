@@ -1,4 +1,4 @@
-"""The command line: `extract-load plan | run | verify | status | reset`. Alone prints and exits."""
+"""The command line: `extract-load plan | run | verify | doctor | ...`. Alone prints and exits."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-NOT_BUILT_COMMANDS = frozenset({"doctor", "discover", "report"})
+NOT_BUILT_COMMANDS = frozenset({"discover", "report"})
 """Commands of a later version."""
 
 
@@ -291,30 +291,43 @@ def status(**options: Any) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(**options: Any) -> int:
     """Forgets watermarks and checkpoints: the next run is a baseline. Touches no raw table."""
-    from extract_load.reset import forget
+    from extract_load.reset import forget_all, forgotten_as_text
 
     _, tables, connections = _targets(options)
     if not options["yes"] and sys.stdin.isatty():
         names = ", ".join(table.target.written for table in tables)
         click.confirm(f"Forget the watermarks of {names}?", abort=True, err=True)
-    forgotten = [
-        {
-            "target": table.target.written,
-            "target_connection": table.target_connection,
-            "forgotten": forget(connections[table.target_connection], table.target),
-        }
-        for table in tables
-    ]
-
-    def as_text() -> str:
-        lines = [
-            f"{row['target']}: {'watermark forgotten' if row['forgotten'] else 'nothing to forget'}"
-            for row in forgotten
-        ]
-        return "\n".join(lines)
-
-    _print(options, {"tables": forgotten}, as_text)
+    forgotten = forget_all(tables, connections)
+    _print(options, {"tables": forgotten}, lambda: forgotten_as_text(forgotten))
     return 0
+
+
+@cli.command(cls=_Command)
+@_common
+@click.option("--grants", is_flag=True, help="Print the SQL that grants what a run needs.")
+def doctor(**options: Any) -> int:
+    """Tells what would go wrong in a run, and what mends it. Changes nothing, lands nothing.
+
+    Exit status: 0 no error was found, 1 one was, 2 settings or arguments wrong.
+    """
+    from extract_load import doctor_report
+    from extract_load.doctor import examine
+    from extract_load.findings import has_error
+    from extract_load.grants import grants_for
+    from extract_load.selection import resolve_all, select_tables
+
+    settings, environ = _load(options)
+    tables = select_tables(settings, options["select"], options["target"])
+    connections = resolve_all(tables, environ, None)
+    if options["grants"]:
+        grants = grants_for(tables, connections)
+        as_dict = doctor_report.grants_as_dict(grants)
+        _print(options, as_dict, lambda: doctor_report.grants_as_text(grants))
+        return 0
+    found = examine(settings, tables, connections)
+    as_dict = doctor_report.examination_as_dict(found)
+    _print(options, as_dict, lambda: doctor_report.examination_as_text(found))
+    return 1 if has_error(found.findings) else 0
 
 
 # ---------------------------------------------------------------- shared by the commands

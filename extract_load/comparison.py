@@ -83,7 +83,7 @@ def since_publish(plan: TablePlan) -> Standing:
     altered = altered_leaves(watermark.fingerprint, plan.fingerprint)
     written = xmin_predicate(low, cut.xmax)
     recent = {
-        leaf.oid: written if leaf.has_row_versions and leaf.oid not in altered else _EVERY_ROW
+        leaf.oid: written if leaf.shows_xmin and leaf.oid not in altered else _EVERY_ROW
         for leaf in leaves
     }
     return Standing(is_same=False, recent=recent, membership_moves=moves)

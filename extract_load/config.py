@@ -320,6 +320,14 @@ class TableSettings:
             return Deletes.IGNORE
         return Deletes.HARD
 
+    @property
+    def reads_xmin(self) -> bool:
+        """Whether rows are found by the transactions that wrote them."""
+        finds_late_rows = self.late_rows is LateRows.XMIN
+        return self.sync_mode is SyncMode.XMIN_INCREMENTAL or (
+            self.sync_mode is SyncMode.INCREMENTAL_SYNC and finds_late_rows
+        )
+
     def sized(self, rows: int) -> "TableSettings":
         """Returns the settings of a table of this size.
 

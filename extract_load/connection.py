@@ -127,6 +127,16 @@ class Session:
         with suppress(psycopg2.Error):
             self._raw.close()
 
+    @property
+    def backend_pid(self) -> int:
+        """The process that serves the connection, as it was told at login."""
+        return int(self._raw.info.backend_pid)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether TLS is in use, up to the server or to a pooler before it."""
+        return bool(self._raw.info.ssl_in_use)
+
     def is_alive(self) -> bool:
         """Returns whether the server still answers on this connection."""
         try:

@@ -35,6 +35,8 @@ class ConnectionParameters:
     """libpq's sslmode, sslrootcert, sslcert and sslkey, where given."""
     mask_salt: str = field(repr=False, default="")
     """What masked values are hashed with; as secret as the password."""
+    target_disk_mb: int | None = None
+    """The size of a target's disk in 2^20 bytes, where somebody said it: `doctor` asks for it."""
 
     @property
     def mask_salt_digest(self) -> str | None:
@@ -44,10 +46,15 @@ class ConnectionParameters:
         return hashlib.sha256(f"digest of {self.mask_salt}".encode()).hexdigest()[:8]
 
     @property
+    def is_local(self) -> bool:
+        """Whether the way to the server is a socket, or the loopback interface."""
+        return _is_local(self.host)
+
+    @property
     def sslmode(self) -> str:
         """What was asked for; else `require`, and `prefer` on loopback and sockets."""
         given = dict(self.tls).get("sslmode")
-        return given or ("prefer" if _is_local(self.host) else "require")
+        return given or ("prefer" if self.is_local else "require")
 
     @property
     def address(self) -> str:
@@ -117,7 +124,7 @@ def connection_from_airflow(conn_id: str, fields: Mapping[str, Any]) -> Connecti
         fields: `host`, `port`, `schema`, `login`, `password` and `extra` (a mapping or JSON).
 
     Raises:
-        ConfigError: If port or extra cannot be read.
+        ConfigError: If port, extra or target_disk_mb cannot be read.
     """
     try:
         extra = fields.get("extra") or {}
@@ -131,6 +138,7 @@ def connection_from_airflow(conn_id: str, fields: Mapping[str, Any]) -> Connecti
             port=int(fields.get("port") or DEFAULT_PORT),
             tls=tuple((key, str(extra[key])) for key in _TLS_EXTRAS if extra.get(key)),
             mask_salt=str(extra.get("mask_salt") or ""),
+            target_disk_mb=int(extra["target_disk_mb"]) if extra.get("target_disk_mb") else None,
         )
     except (ValueError, AttributeError, TypeError):
         # The cause would print the fields, and the password is one of them.
@@ -190,7 +198,8 @@ def _variable(conn_id: str) -> str:
 def _unreadable(conn_id: str) -> ConfigError:
     return ConfigError(
         f'connection "{conn_id}" cannot be read',
-        "It is neither a PostgreSQL URI nor Airflow's JSON form, or its port is no number.",
+        "It is neither a PostgreSQL URI nor Airflow's JSON form, or its port or disk size is "
+        "no number.",
         "Percent-encode the password in a URI, or use the JSON form.",
     )
 

@@ -34,6 +34,8 @@ class ExtractLoadError(Exception):
     exit_code = 1
     sqlstate: str | None = None
     """What the server said, where a server said it (manual, appendix A)."""
+    refusal: str | None = None
+    """Why a connection could not be opened: `login`, `certificate`, `slots` or `unreachable`."""
 
     def __init__(self, primary: str, detail: str = "", hint: str = "") -> None:
         super().__init__(primary)

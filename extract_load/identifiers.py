@@ -40,7 +40,7 @@ class TableName:
     @property
     def regclass(self) -> str:
         """The name as a value that `to_regclass` reads."""
-        return ".".join('"' + part.replace('"', '""') + '"' for part in self.parts)
+        return ".".join(map(quoted_name, self.parts))
 
     @property
     def sql(self) -> sql.Identifier:
@@ -96,6 +96,16 @@ def check_name(name: str) -> str:
         msg = f"{name!r} has {len(name.encode())} bytes; PostgreSQL's names end at {MAX_BYTES}"
         raise ValueError(msg)
     return name
+
+
+def quoted_name(name: str) -> str:
+    """Returns a name as SQL reads it, always in quotes: for statements that people run.
+
+    Example:
+        >>> print(quoted_name('my "own" users'))
+        "my ""own"" users"
+    """
+    return '"' + name.replace('"', '""') + '"'
 
 
 def quoted(name: str) -> str:

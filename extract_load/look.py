@@ -11,6 +11,7 @@ from extract_load.planner import plan_table
 from extract_load.predicate_judge import judge_predicate
 from extract_load.predicate_time import at_moment
 from extract_load.raw_table import NO_FACTS, read_facts
+from extract_load.readable import readable_part
 from extract_load.snapshot import SourceSnapshot, use_path
 from extract_load.table_plan import NOTHING_ASKED, PlanOptions, TablePlan, TargetState
 from extract_load.target_types import read_target_types
@@ -43,6 +44,7 @@ def plan_in(
 ) -> TablePlan:
     """Returns the plan for a table whose target was looked at before. Arguments as above."""
     schema = source.table(table.source)
+    table = readable_part(table, schema, source.parameters)
     leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)
     schema = replace(schema, leaves=leaves)
     if table.custom_where is not None:

@@ -91,6 +91,23 @@ def parse_predicate(written: str) -> Predicate:
     )
 
 
+def names_in(predicate: Predicate) -> frozenset[str]:
+    """Returns every name a predicate may mean a column by, and maybe some of other things.
+
+    Example:
+        >>> sorted(names_in(parse_predicate("items.amount > 0 AND code LIKE 'a%'")))
+        ['amount', 'code']
+    """
+    import postgast  # noqa: PLC0415
+    from postgast import pg_query_pb2 as nodes  # noqa: PLC0415
+
+    tree = postgast.parse(f"SELECT {predicate.sql}")
+    found = postgast.find_nodes(tree, nodes.ColumnRef)
+    return frozenset(
+        ref.fields[-1].string.sval for ref in found if ref.fields[-1].HasField("string")
+    )
+
+
 def _is_one_expression(tree: Any) -> bool:
     statements = list(tree.stmts)
     if len(statements) != 1 or not statements[0].stmt.HasField("select_stmt"):

@@ -1,8 +1,11 @@
 """Forgetting: watermarks and checkpoints, never a raw table."""
 
+from collections.abc import Mapping
 from secrets import token_hex
+from typing import Any
 
 from extract_load import checkpoints, lease, ledger
+from extract_load.config import TableSettings
 from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.identifiers import TableName
@@ -33,3 +36,23 @@ def forget(parameters: ConnectionParameters, target: TableName) -> bool:
                 return ledger.forget_watermark(session, target)
         finally:
             lease.release(session, held)
+
+
+def forget_all(
+    tables: tuple[TableSettings, ...], connections: Mapping[str, ConnectionParameters]
+) -> list[dict[str, Any]]:
+    """Returns what was forgotten of each table, as the JSON of `reset` shows it."""
+    return [
+        {
+            "target": table.target.written,
+            "target_connection": table.target_connection,
+            "forgotten": forget(connections[table.target_connection], table.target),
+        }
+        for table in tables
+    ]
+
+
+def forgotten_as_text(forgotten: list[dict[str, Any]]) -> str:
+    """Returns the same for people, a line a table."""
+    said = {True: "watermark forgotten", False: "nothing to forget"}
+    return "\n".join(f"{row['target']}: {said[row['forgotten']]}" for row in forgotten)

@@ -128,7 +128,7 @@ def why_not_repaired(plan: TablePlan) -> str | None:
     where = plan.settings.custom_where
     if not plan.key:
         return "without a key the rows of another snapshot cannot be repaired"
-    if any(not leaf.has_row_versions for leaf in plan.source.leaves):
+    if any(not leaf.shows_xmin for leaf in plan.source.leaves):
         return "rows without an xmin cannot be repaired"
     if where is not None and where.reads_tables:
         return "rows enter a custom_where with a sub-query without a new xmin"

@@ -50,6 +50,13 @@ _REFUSED = {
     "does not support SSL": 'Set sslmode to "disable" if the network is your own.',
 }
 """Texts of a server that answered and will answer the same again."""
+_NO_SLOT = (
+    "too many connections",
+    "too many clients",
+    "remaining connection slots",
+    "no more connections allowed",
+)
+"""Texts of a server, or a pooler, that has no connection free."""
 
 _RUN_AGAIN = "Run again: what is published stays, and chunks that are loaded count."
 _LOOK = "Look for the cause in what the server said, mend it, and run again."
@@ -103,14 +110,18 @@ def connect_error_from(
     text = str(exc)
     for known, hint in _REFUSED.items():
         if known in text:
-            return terminal(
+            refused = terminal(
                 f'{side} "{conn_id}" refused the connection', f"{address}: {_reason(exc)}", hint
             )
-    return unavailable(
+            refused.refusal = "certificate" if known == "certificate" else "login"
+            return refused
+    failed = unavailable(
         f'could not connect to {side} "{conn_id}"',
         f"{address}: {_reason(exc)}",
         "Check that the server is up and that this host is among its trusted sources.",
     )
+    failed.refusal = "slots" if any(known in text for known in _NO_SLOT) else "unreachable"
+    return failed
 
 
 def attempt(

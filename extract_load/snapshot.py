@@ -357,11 +357,12 @@ def _lock(leaf: Leaf) -> sql.Composable:
     """Takes ACCESS SHARE on a leaf, and on all that a view reads from.
 
     LOCK TABLE takes neither foreign tables nor materialized views, and wants rights on what a
-    view reads; planning a query locks the same and runs nothing.
+    view reads and on every column; planning a query locks the same and runs nothing.
     """
-    if leaf.has_row_versions:
+    if leaf.has_row_versions and leaf.is_granted:
         return sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(leaf.name.sql)
-    return sql.SQL("EXPLAIN SELECT FROM {}").format(leaf.name.sql)
+    only = sql.SQL("ONLY " if leaf.has_row_versions else "")
+    return sql.SQL("EXPLAIN SELECT FROM {}{}").format(only, leaf.name.sql)
 
 
 def _is_unchanged(reader: Session, leaf: Leaf) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from extract_load.catalog import Column, Heap, Leaf, TableSchema, read_columns, read_table
+from extract_load.catalog import Heap, Leaf, TableSchema, read_columns, read_table
 from extract_load.connection import Session
 from extract_load.errors import SourceError
 from extract_load.identifiers import TableName
@@ -20,7 +20,7 @@ def read_source_table(session: Session, name: TableName) -> TableSchema:
         name: A plain, partitioned or foreign table, a view or a materialized view.
 
     Raises:
-        SourceError: If there is none, or the role may not read it.
+        SourceError: If there is none.
     """
     table = read_table(session, name)
     if table is None:
@@ -31,9 +31,6 @@ def read_source_table(session: Session, name: TableName) -> TableSchema:
             "Check the name: case is never folded. The role also needs USAGE on the schema.",
         )
     leaves = _leaves(session, table)
-    _require_readable(session, name, name, table.columns)
-    for leaf in leaves:
-        _require_readable(session, name, leaf.name, leaf.columns)
     return replace(
         table,
         leaves=leaves,
@@ -63,8 +60,14 @@ def _leaves(session: Session, table: TableSchema) -> tuple[Leaf, ...]:
             estimated_rows=rows,
             heap_bytes=heap_bytes,
             table_bytes=table_bytes,
+            is_granted=is_granted,
+            granted_system_columns=frozenset(system_columns),
         )
-        for oid, schema, relation, kind, definition, rows, heap_bytes, table_bytes in found
+        for (
+            *(oid, schema, relation, kind, definition, rows, heap_bytes, table_bytes),
+            is_granted,
+            system_columns,
+        ) in found
     )
 
 
@@ -79,20 +82,3 @@ def _sum_known(rows: Sequence[int]) -> int:
     """The sum of estimates; -1 where nobody knows any."""
     known = [count for count in rows if count >= 0]
     return sum(known) if known or not rows else -1
-
-
-def _require_readable(
-    session: Session, name: TableName, relation: TableName, columns: tuple[Column, ...]
-) -> None:
-    hidden = [column.name for column in columns if not column.is_readable]
-    if not hidden:
-        return
-    where = session.parameters
-    detail = f"SELECT is missing on: {', '.join(hidden)}."
-    if relation != name:
-        detail = f'Its partition "{relation}" is read by itself. {detail}'
-    raise SourceError(
-        f'the role may not read "{name}" in source "{where.conn_id}"',
-        detail,
-        f'Run on the source: GRANT SELECT ON {relation.regclass} TO "{where.user}"',
-    )

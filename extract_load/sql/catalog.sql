@@ -83,7 +83,13 @@ select
     case when class.relkind in ('v', 'm') then md5(pg_get_viewdef(class.oid)) end,
     class.reltuples::bigint,
     coalesce(pg_relation_size(class.oid), 0),
-    coalesce(pg_table_size(class.oid), 0)
+    coalesce(pg_table_size(class.oid), 0),
+    has_table_privilege(class.oid, 'SELECT') as is_granted,
+    array(
+        select name
+        from (values ('ctid', -1), ('xmin', -2)) as system_column (name, number)
+        where has_column_privilege(class.oid, number::int2, 'SELECT')
+    ) as granted_system_columns
 from tree
 inner join pg_class as class on class.oid = tree.oid
 inner join pg_namespace as namespace on namespace.oid = class.relnamespace

@@ -438,6 +438,6 @@ def test_wrong_arguments_end_with_2() -> None:
     done = extract_load("run", "--output", "xml")
     assert done.status == 2
     assert "'xml' is not one of" in done.stderr
-    assert_error(extract_load("doctor"), 2, '"doctor" is not built yet', "run, status, verify")
+    assert_error(extract_load("discover"), 2, '"discover" is not built yet', "run, status, verify")
     assert extract_load("nothing").status == 2
     assert PROGRAM.exists()
