@@ -102,6 +102,10 @@ soak: $(STAMP) ## Random histories for hours: make soak [SECONDS=3600] [COUNT=0]
 	@$(BIN)/python -m tests.histories.soak --seconds $(or $(SECONDS),3600) \
 		--count $(or $(COUNT),0) $(if $(SEED),--seed $(SEED))
 
+.PHONY: chaos
+chaos: $(STAMP) ## Harm runs in every way, 200 times each: make chaos [ROUNDS=200] [SEED=...]
+	@$(BIN)/python -m tests.chaos --write --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
+
 .PHONY: test-all
 test-all: test test-slow ## ... and what is slower; for root, `make test` again in a copy as nobody
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.support.as_nobody make test; fi
