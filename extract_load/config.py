@@ -364,6 +364,8 @@ class RunSettings:
     """MiB (2^20 bytes) a second that a run may read from one source."""
     max_replica_lag: Duration | None = None
     """While a standby of a source lags further behind, no chunk is begun."""
+    ledger_retention: Duration = timedelta(days=400)
+    """How long runs stay in the ledger of each target."""
     max_active_sessions: Annotated[int, Field(ge=0)] | None = None
     """While more sessions of others are active in a source, no chunk is begun."""
 
@@ -381,10 +383,5 @@ class Settings:
     """What they were read from, as it was written."""
 
 
-NOT_BUILT_KEYS = frozenset(
-    {
-        "distributed",
-        "ledger_retention",
-    }
-)
+NOT_BUILT_KEYS = frozenset({"distributed"})
 """Keys of a later version: using one is a problem that says so, never silently ignored."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from extract_load import lease, log
 from extract_load.baseline import is_overtaken
@@ -21,6 +21,7 @@ from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import gather
 from extract_load.errors import (
     ExtractLoadError,
+    LeaseHeld,
     SchemaMismatch,
     SnapshotLost,
     SnapshotTooOld,
@@ -49,6 +50,7 @@ _MISSES = 1
 
 logger = log.get_logger(__name__)
 
+Result = TypeVar("Result")
 AfterPublish = Callable[[SourceSnapshot, TablePlan, Session, Publication], None]
 
 
@@ -133,11 +135,37 @@ class Landing:
         Raises:
             ExtractLoadError: Whatever went wrong; nothing was published then.
         """
-        held = lease.acquire(self.session, self._table.target, self._run_id, options.wait_seconds)
+        held = self.steadily(self._acquire(options.wait_seconds))
         try:
             return self._land(held, options, progress)
         finally:
             self._release(held)
+
+    def _acquire(self, wait_seconds: float) -> Callable[[Session], lease.Lease]:
+        def acquire(session: Session) -> lease.Lease:
+            return lease.acquire(session, self._table.target, self._run_id, wait_seconds)
+
+        return acquire
+
+    def steadily(self, action: Callable[[Session], Result]) -> Result:
+        """Returns what an action returns that may be done twice, over a session that works.
+
+        Raises:
+            ExtractLoadError: What it ended with after `max_retries` more attempts.
+        """
+
+        def once() -> Result:
+            if not self.session.is_alive():
+                self._registry.close(self.session)
+                self.session = self._registry.open(self._target, "target")
+            return action(self.session)
+
+        return attempt(
+            once,
+            attempts=1 + self._table.max_retries,
+            on_retry=self.counts.add_retry,
+            unless=lambda error: isinstance(error, LeaseHeld),
+        )
 
     def _land(self, held: lease.Lease, options: LandingOptions, progress: Progress) -> Publication:
         """Passes, as long as each brings the table further."""

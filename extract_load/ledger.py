@@ -98,6 +98,19 @@ def _has_schema(session: Session, schema: str) -> bool:
     return bool(session.execute(query, {"name": schema})[0][0])
 
 
+def scratch_tables(target: TableName, name: str) -> tuple[TableName, ...]:
+    """Returns every table that a run may leave beside a raw table.
+
+    Args:
+        target: The raw table.
+        name: Of its scratch table.
+    """
+    return (
+        TableName(target.schema, name),
+        *(TableName(SCRATCH_SCHEMA, f"{name}{part}") for part in ("", "_keys", "_changed")),
+    )
+
+
 def start_run(session: Session, run_id: str, invoked_by: Mapping[str, Any]) -> None:
     """Writes that a run reached this target."""
     session.execute(

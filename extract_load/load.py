@@ -208,13 +208,7 @@ def build_key(session: Session, plan: TablePlan, table: TableName) -> None:
 
 def drop_scratch(session: Session, load: Load) -> None:
     """Drops what this table's runs left beside the raw table, in the caller's transaction."""
-    name = load.plan.scratch.table
-    for table in (
-        TableName(load.target.schema, name),
-        TableName(ledger.SCRATCH_SCHEMA, name),
-        load.keys,
-        load.changed,
-    ):
+    for table in ledger.scratch_tables(load.target, load.plan.scratch.table):
         session.execute(
             sql.SQL("DROP TABLE IF EXISTS {}").format(table.sql), doing="drop a scratch table"
         )

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from extract_load import lease, ledger, log
 from extract_load.chunk_loading import LandingCounts, Progress
+from extract_load.collect import collect
 from extract_load.config import Settings, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters, Resolver
@@ -23,6 +24,7 @@ from extract_load.governor import Governor
 from extract_load.landing import Landing, LandingOptions
 from extract_load.look import look_and_plan
 from extract_load.report import RunReport, TableResult, peak_rss_bytes
+from extract_load.retry import attempt
 from extract_load.selection import resolve_all, select_tables
 from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
@@ -31,6 +33,7 @@ Value = TypeVar("Value")
 
 logger = log.get_logger(__name__)
 
+_LEDGER_ATTEMPTS = 3
 _END_SECONDS = 1.0
 """After a signal: for servers to take a cancel request, then for tables to tell the ledger."""
 
@@ -197,8 +200,7 @@ class Run:
                 lambda older: self._newer_source(table, older),
             )
             with landing:
-                with landing.session.transaction():
-                    ledger.start_table_run(landing.session, _facts(self.run_id, table, result))
+                landing.steadily(_in_ledger(ledger.start_table_run, self.run_id, table, result))
                 publication = landing.run(self._options.landing, self._options.progress)
                 result = replace(
                     _with_counts(result, landing),
@@ -212,8 +214,7 @@ class Run:
                     verified=table.verify.value,
                     seconds=time.monotonic() - started,
                 )
-                with landing.session.transaction():
-                    ledger.finish_table_run(landing.session, _facts(self.run_id, table, result))
+                landing.steadily(_in_ledger(ledger.finish_table_run, self.run_id, table, result))
                 return result
         except Exception as exc:
             error = exc if isinstance(exc, ExtractLoadError) else _unexpected(exc)
@@ -260,13 +261,18 @@ class Run:
 
         def prepare() -> Session:
             session = self._registry.open(self._connections[conn_id], "target")
-            ledger.migrate(session)
-            with session.transaction():
-                ledger.start_run(session, self.run_id, self._options.invoked_by or _who())
+            try:
+                ledger.migrate(session)
+                with session.transaction(doing="write into the ledger"):
+                    ledger.start_run(session, self.run_id, self._options.invoked_by or _who())
+                collect(session, self.run_id, self._settings.run.ledger_retention)
+            except ExtractLoadError:
+                self._registry.close(session)
+                raise
             self._heartbeat.add_target(self._connections[conn_id])
             return session
 
-        return self._targets.get(conn_id, prepare)
+        return self._targets.get(conn_id, lambda: attempt(prepare, attempts=_LEDGER_ATTEMPTS))
 
     def _finish(self, report: RunReport) -> None:
         for conn_id, session in self._targets.items():
@@ -320,6 +326,21 @@ class _Once(Generic[Value]):
     def items(self) -> list[tuple[str, Value]]:
         """Returns what was made, by key."""
         return list(self._values.items())
+
+
+def _in_ledger(
+    write: Callable[[Session, dict[str, Any]], None],
+    run_id: str,
+    table: TableSettings,
+    result: TableResult,
+) -> Callable[[Session], None]:
+    """What writes a result into the ledger, in a transaction of its own."""
+
+    def written(session: Session) -> None:
+        with session.transaction(doing="write into the ledger"):
+            write(session, _facts(run_id, table, result))
+
+    return written
 
 
 def _unexpected(exc: Exception) -> ExtractLoadError:

@@ -256,3 +256,51 @@ from unnest(%(schemas)s::text[], %(tables)s::text[]) as wanted (target_schema, t
 cross join lateral extract_load.table_metrics_of(
     wanted.target_schema, wanted.target_table, %(over_last_runs)s
 ) as metrics
+
+-- name: abandoned
+-- Tables that nobody landed for a while, with what a dead run of theirs left: a scratch table, a
+-- checkpoint, a lease. The names of scratch tables follow from those of raw tables.
+with landed as (
+    select target_schema, target_table, max(started_at) as started_at
+    from extract_load.table_runs
+    group by target_schema, target_table
+),
+
+idle as (
+    select
+        target_schema,
+        target_table,
+        '_el_' || left(encode(sha256(
+            convert_to(target_schema, 'UTF8') || '\x00'::bytea || convert_to(target_table, 'UTF8')
+        ), 'hex'), 24) as scratch
+    from landed
+    where started_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+)
+
+select target_schema, target_table, scratch
+from idle
+where
+    exists (
+        select from pg_class
+        inner join pg_namespace as namespace on namespace.oid = relnamespace
+        where relname = idle.scratch and relkind = 'r'
+            and namespace.nspname in (idle.target_schema, 'extract_load_scratch')
+    )
+    or exists (
+        select from extract_load.leases as lease
+        where (lease.target_schema, lease.target_table) = (idle.target_schema, idle.target_table)
+    )
+    or exists (
+        select from extract_load.chunks as chunk
+        where (chunk.target_schema, chunk.target_table) = (idle.target_schema, idle.target_table)
+    )
+    or exists (
+        select from extract_load_scratch.chunks as chunk
+        where (chunk.target_schema, chunk.target_table) = (idle.target_schema, idle.target_table)
+    )
+order by target_schema, target_table
+
+-- name: forget_old_runs
+-- Rows of their tables go with them.
+delete from extract_load.runs
+where started_at < clock_timestamp() - make_interval(secs => %(seconds)s)

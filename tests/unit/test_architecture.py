@@ -17,7 +17,7 @@ ENGINE_LAYERS = [
     {"doctor_report"},
     {"plan_report", "progress", "verification", "doctor", "grants"},
     {"runner", "status", "reset", "published", "health", "key_check"},
-    {"landing", "selection", "ask"},
+    {"landing", "selection", "ask", "collect"},
     {"publish", "chunk_loading", "look"},
     {"apply"},
     {"comparison", "deletes", "repair"},
