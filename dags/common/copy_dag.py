@@ -99,7 +99,13 @@ def _project(manifest: ManifestPart) -> ProjectConfig:
 
 def _schedule(cron: str | None, timezone: str | None) -> CronTriggerTimetable | None:
     # Without a start_date, which would run last night's as soon as the DAG is unpaused.
-    return CronTriggerTimetable(cron, timezone=timezone or DEFAULT_TIMEZONE) if cron else None
+    if not cron:
+        return None
+    # Else a DAG that is new, or was paused, would run at once for an hour that has just passed:
+    # within a tenth of the time between two runs. False does not say it (Airflow 3.3).
+    return CronTriggerTimetable(
+        cron, timezone=timezone or DEFAULT_TIMEZONE, run_immediately=timedelta(0)
+    )
 
 
 class _Schema(dict[str, Any]):

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from extract_load import landing, load
+from extract_load import chunk_loading, load
 from extract_load.errors import ConfigError
 from extract_load.extract import copy_out_query
 from extract_load.runner import RunOptions, run
@@ -128,7 +128,7 @@ def test_no_statement_of_a_read_holds_the_salt(
             statements.append(copy_out_query(loading.plan, chunk).as_string(reader._raw))
         return original(session, snapshot, loading, chunk)
 
-    monkeypatch.setattr(landing, "load_chunk", watched)
+    monkeypatch.setattr(chunk_loading, "load_chunk", watched)
     assert land_people(people, target).error is None
 
     assert "current_setting" in statements[0]
