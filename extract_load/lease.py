@@ -60,7 +60,7 @@ def acquire(session: Session, target: TableName, run_id: str, wait_seconds: floa
             return lease
         if time.monotonic() >= deadline:
             raise LeaseHeld(
-                f'another run writes "{target}" in target "{session.parameters.conn_id}"',
+                f'another run writes {target.said} in target "{session.parameters.conn_id}"',
                 f"Run {holder[0]} has held the lease since {holder[1]}; waited {wait_seconds:g} s.",
                 "Wait for it, or raise --wait. A run that is gone loses its lease by itself.",
             )
@@ -103,7 +103,7 @@ def hold(session: Session, lease: Lease) -> None:
     """
     if not session.execute(queries("ledger")["hold_lease"], {"token": lease.token}):
         raise LeaseHeld(
-            f'the lease of "{lease.target}" was taken over by another run',
+            f"the lease of {lease.target.said} was taken over by another run",
             f"Run {lease.run_id} was silent for more than {EXPIRY_SECONDS:g} s.",
             'Run again after the other run has ended; "extract-load status" shows it.',
         )

@@ -71,7 +71,7 @@ def publish(
             in a crash; trying again may help.
     """
     plan = load.plan
-    with session.transaction(WRITE_CONSISTENT, doing=f'publish "{plan.settings.target}"'):
+    with session.transaction(WRITE_CONSISTENT, doing=f"publish {plan.settings.target.said}"):
         lease.hold(session, load.lease)
         _require_same_table(session, plan)
         scratch_rows = _verified_scratch_rows(session, load, facts)
@@ -117,14 +117,14 @@ def _require_same_table(session: Session, plan: TablePlan) -> None:
     target = plan.settings.target
     session.execute(
         sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(target.sql),
-        doing=f'lock "{target}" against DDL',
+        doing=f"lock {target.said} against DDL",
     )
     oid = session.execute("SELECT to_regclass(%(name)s)::oid::bigint", {"name": target.regclass})
     if oid[0][0] != plan.target.raw.oid:
         raise TargetError(
-            f'"{target}" in target "{plan.settings.target_connection}" was replaced during the run',
+            f'{target.said} in target "{session.parameters.conn_id}" was replaced during the run',
             f"Its OID was {plan.target.raw.oid} and is {oid[0][0]}. Nothing was published.",
-            "Find out who replaced it; this project lands only in tables that it created.",
+            'Find out who replaced it; "adopt: true" lands in the table that is there now.',
         )
 
 
@@ -138,7 +138,7 @@ def _verified_scratch_rows(session: Session, load: Load, facts: SourceFacts) -> 
     loaded = {checkpoint.chunk for checkpoint in found}
     if loaded != planned:
         raise TargetUnavailable(
-            f'{len(planned - loaded)} of {len(planned)} chunks of "{plan.settings.source}" '
+            f"{len(planned - loaded)} of {len(planned)} chunks of {plan.settings.source.said} "
             f'are not in target "{plan.settings.target_connection}" any more',
             "Their checkpoints are gone, as after a crash of the target. Nothing was published.",
             "Run again: the table starts over.",
@@ -162,14 +162,14 @@ def _verify_live_rows(session: Session, plan: TablePlan, facts: SourceFacts) -> 
         raise _failed(
             plan,
             f"the source snapshot has {facts.rows} rows, "
-            f'"{plan.settings.target}" would have {live} (deletes: {plan.deletes})',
+            f"{plan.settings.target.said} would have {live} (deletes: {plan.deletes})",
         )
 
 
 def _failed(plan: TablePlan, what: str) -> VerificationFailed:
     name, conn_id = plan.settings.source, plan.settings.target_connection
     return VerificationFailed(
-        f'verification of "{name}" on target "{conn_id}" failed',
+        f'verification of {name.said} on target "{conn_id}" failed',
         f"{what[0].upper()}{what[1:]}. Nothing was published.",
         "Run the table once with --full-refresh; if it happens again, please report it.",
     )
@@ -214,7 +214,7 @@ def _name_first_load(session: Session, plan: TablePlan, loaded_at: str) -> None:
             )
     session.execute(
         sql.SQL("ALTER TABLE {} RENAME TO {}").format(name.sql, sql.Identifier(target.table)),
-        doing=f'name "{target}"',
+        doing=f"name {target.said}",
     )
     if plan.key:
         _name_key(session, plan)

@@ -15,7 +15,7 @@ from extract_load.catalog import Leaf, ServerCut, TableSchema, read_lsn, read_se
 from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SnapshotLost, SourceError, SourceUnavailable
-from extract_load.identifiers import TableName
+from extract_load.identifiers import TableName, in_double_quotes
 from extract_load.masking import SALT_SETTING
 from extract_load.open_transactions import read_open_transactions
 from extract_load.source_table import read_source_table
@@ -118,10 +118,10 @@ class SourceSnapshot:
         with self.looking() as reader:
             for leaf in leaves:
                 use_path(reader, leaf.search_path)  # where a view's functions look
-                reader.execute(_lock(leaf), doing=f'lock "{leaf.name}" against DDL')
+                reader.execute(_lock(leaf), doing=f"lock {leaf.name.said} against DDL")
                 if not _is_unchanged(reader, leaf):
                     raise SnapshotLost(
-                        f'"{leaf.name}" was truncated or rewritten during the run',
+                        f"{leaf.name.said} was truncated or rewritten during the run",
                         "The snapshot no longer shows what the table held. Nothing was published.",
                         "Run again: it takes a new snapshot.",
                     )
@@ -209,7 +209,7 @@ def use_path(reader: Session, search_path: tuple[str, ...]) -> None:
 
     As a value of SET LOCAL the whole list would be taken for one name.
     """
-    path = ", ".join('"' + name.replace('"', '""') + '"' for name in search_path)
+    path = ", ".join(map(in_double_quotes, search_path))
     reader.execute("SELECT set_config('search_path', %(path)s, true)", {"path": path})
 
 

@@ -26,7 +26,7 @@ def read_source_table(session: Session, name: TableName) -> TableSchema:
     if table is None:
         where = session.parameters
         raise SourceError(
-            f'there is no table "{name}" in source "{where.conn_id}"',
+            f'there is no table {name.said} in source "{where.conn_id}"',
             f"Looked in {where.address}.",
             "Check the name: case is never folded. The role also needs USAGE on the schema.",
         )
@@ -45,7 +45,7 @@ def read_source_table(session: Session, name: TableName) -> TableSchema:
 
 
 def _leaves(session: Session, table: TableSchema) -> tuple[Leaf, ...]:
-    doing = f'read the catalog about "{table.name}"'
+    doing = f"read the catalog about {table.name.said}"
     found = session.execute(queries("catalog")["leaves"], {"oid": table.oid}, doing)
     oids = [row[0] for row in found]
     heaps: dict[int, list[Heap]] = {oid: [] for oid in oids}
@@ -90,9 +90,9 @@ def _require_readable(
     where = session.parameters
     detail = f"SELECT is missing on: {', '.join(hidden)}."
     if relation != name:
-        detail = f'Its partition "{relation}" is read by itself. {detail}'
+        detail = f"Its partition {relation.said} is read by itself. {detail}"
     raise SourceError(
-        f'the role may not read "{name}" in source "{where.conn_id}"',
+        f'the role may not read {name.said} in source "{where.conn_id}"',
         detail,
         f'Run on the source: GRANT SELECT ON {relation.regclass} TO "{where.user}"',
     )
