@@ -31,7 +31,7 @@ def require_adoptable(sides: Sides) -> None:
     reasons = list(_reasons(sides, raw))
     if reasons:
         raise TargetError(
-            f'"{settings.target}" in target "{settings.target_connection}" cannot be adopted',
+            f'{settings.target.said} in target "{settings.target_connection}" cannot be adopted',
             "\n".join(reasons),
             'Mend what is named above, or name another table with "target". Nothing was changed.',
         )

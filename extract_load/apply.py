@@ -223,7 +223,7 @@ def _take_out_and_in(
     session.change(move_different(plan, beside), doing="take out changed rows")
     changed = _changed(session, update_different(plan, beside, loaded_at), late)
     oid = session.execute("SELECT %(name)s::regclass::oid::bigint", {"name": raw.regclass})[0][0]
-    columns = read_columns(session, [oid], f'read the catalog about "{raw}"')[oid]
+    columns = read_columns(session, [oid], f"read the catalog about {raw.said}")[oid]
     names = columns_sql(column.name for column in columns if not column.is_generated)
     back = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}").format(
         raw.sql, names, names, beside.sql
@@ -275,7 +275,7 @@ def _changed(
 
 
 def _where(plan: TablePlan) -> str:
-    return f'"{plan.settings.target}" in target "{plan.settings.target_connection}"'
+    return f'{plan.settings.target.said} in target "{plan.settings.target_connection}"'
 
 
 def _count(session: Session, table: TableName) -> int:

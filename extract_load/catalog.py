@@ -216,7 +216,7 @@ def read_server_cut(session: Session, earlier_lsn: str) -> ServerCut:
 
 def read_table(session: Session, name: TableName) -> TableSchema | None:
     """Returns what the catalog says about a table, or None where there is none."""
-    doing = f'read the catalog about "{name}"'
+    doing = f"read the catalog about {name.said}"
     found = session.execute(
         queries("catalog")["relation"], {"schema": name.schema, "table": name.table}, doing
     )

@@ -21,7 +21,7 @@ def key_of(settings: TableSettings, source: TableSchema) -> tuple[str, ...]:
     key = settings.primary_key or source.primary_key
     if not key and settings.sync_mode is not SyncMode.FULL_SYNC:
         raise SchemaMismatch(
-            f'"{settings.source}" has no primary key',
+            f"{settings.source.said} has no primary key",
             f"{settings.sync_mode} merges rows by their key; without one it cannot tell a changed "
             "row from a new one.",
             'Name the columns that name a row with "primary_key", or use full_sync.',
@@ -45,7 +45,7 @@ def landed_columns(
     masked = [name for name, _ in settings.mask if name in kept]
     if masked:
         raise SchemaMismatch(
-            f'"{masked[0]}" of "{settings.source}" is masked, and rows are told apart by it',
+            f'"{masked[0]}" of {settings.source.said} is masked, and rows are told apart by it',
             f"The key is ({', '.join(key)}).",
             'Leave the column out of "mask", or name another key with "primary_key".',
         )
@@ -59,7 +59,7 @@ def _require_columns(
     missing = [name for name in names if source.column(name) is None]
     if missing:
         raise SchemaMismatch(
-            f'"{settings.source}" has no column "{missing[0]}"',
+            f'{settings.source.said} has no column "{missing[0]}"',
             f'"{setting}" names it. The columns are {", ".join(source.column_names)}.',
             f'Mend "{setting}".',
         )

@@ -151,9 +151,9 @@ def _failed(plan: TablePlan, found: TableDifference) -> VerificationFailed:
     )
     name, conn_id = plan.settings.source, plan.settings.target_connection
     return VerificationFailed(
-        f'verification of "{name}" on target "{conn_id}" failed: rows {said}',
+        f'verification of {name.said} on target "{conn_id}" failed: rows {said}',
         f"The source snapshot has {found.source_rows} rows, "
-        f'"{plan.settings.target}" would have {found.target_rows} (deletes: {plan.deletes}). '
+        f"{plan.settings.target.said} would have {found.target_rows} (deletes: {plan.deletes}). "
         f"{keys} Nothing was published.",
         "Run the table once with --full-refresh; if it happens again, please report it.",
     )

@@ -241,7 +241,7 @@ def cursor_of(table: TableSettings, schema: TableSchema) -> Cursor:
     column = schema.column(name)
     if column is None:
         raise SchemaMismatch(
-            f'"{table.source}" has no column "{name}"',
+            f'{table.source.said} has no column "{name}"',
             f"Its columns are {', '.join(schema.column_names)}.",
             'Mend "incremental_field".',
         )
@@ -251,7 +251,7 @@ def cursor_of(table: TableSettings, schema: TableSchema) -> Cursor:
         declared = table.incremental_field_type
         wanted = declared.value if declared else ", ".join(CursorType)
         raise SchemaMismatch(
-            f'column "{name}" of "{table.source}" cannot be the cursor',
+            f'column "{name}" of {table.source.said} cannot be the cursor',
             f"It is {column.type_text}; possible: {wanted}.",
             'Name another "incremental_field", mend "incremental_field_type", or use '
             "xmin_incremental.",
@@ -260,7 +260,7 @@ def cursor_of(table: TableSettings, schema: TableSchema) -> Cursor:
         lookback_of(cursor_type, table.lookback)
     except ValueError as exc:
         raise SchemaMismatch(
-            f'"lookback" does not fit cursor "{name}" of "{table.source}"',
+            f'"lookback" does not fit cursor "{name}" of {table.source.said}',
             f"The cursor is {cursor_type}; its lookback is {exc}.",
             'Mend "lookback", or leave it out.',
         ) from exc

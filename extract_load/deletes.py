@@ -104,7 +104,7 @@ def _differing_buckets(
 ) -> Buckets:
     """The buckets in which the source's keys are not those the raw table will have."""
     buckets = Buckets.for_rows(source_rows)
-    doing = f'compare the keys of "{plan.settings.source}"'
+    doing = f"compare the keys of {plan.settings.source.said}"
 
     def of_source() -> Sums:
         digest = key_digest(source_values(plan, plan.key))
@@ -140,7 +140,7 @@ def _not_in_scratch(plan: TablePlan) -> sql.Composable:
 def _land_keys(session: Session, source: SourceSnapshot, load: Load, among: sql.Composable) -> None:
     """Reads keys of the snapshot; one that stands twice is an error."""
     plan = load.plan
-    doing = f'compare the keys of "{plan.settings.source}"'
+    doing = f"compare the keys of {plan.settings.source.said}"
     with session.transaction(doing="commit the keys"):
         lease.hold(session, load.lease)
         create_keys(session, load)
@@ -178,13 +178,12 @@ def guard(plan: TablePlan, *, source_rows: int, live_rows: int, gone_rows: int) 
     )
     hint = f"If the source is right, run \"extract-load run --select '{name}' --allow-deletes\"."
     if source_rows == 0:
-        raise GuardTripped(
-            f'"{name}" is empty, "{plan.settings.target}" in target "{conn_id}" is not', facts, hint
-        )
+        said = f'{name.said} is empty, {plan.settings.target.said} in target "{conn_id}" is not'
+        raise GuardTripped(said, facts, hint)
     ratio = gone_rows / live_rows
     if gone_rows > FEW_ROWS and ratio > plan.settings.max_delete_ratio:
         raise GuardTripped(
-            f'{ratio:.0%} of "{name}" would be deleted in target "{conn_id}"', facts, hint
+            f'{ratio:.0%} of {name.said} would be deleted in target "{conn_id}"', facts, hint
         )
 
 
@@ -212,7 +211,7 @@ def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evide
             stats = _land_rows(session, source, plan, keys)
             if not stats.rows:
                 raise VerificationFailed(
-                    f'{len(keys)} keys of "{plan.settings.source}" have no row in their snapshot',
+                    f"{len(keys)} keys of {plan.settings.source.said} have no row in the snapshot",
                     f"The first is {keys[0]}. Nothing was published.",
                     "Run again; if it happens again, please report it.",
                 )

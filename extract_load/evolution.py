@@ -64,7 +64,7 @@ def evolve(session: Session, load: Load, look: Callable[[], TargetState]) -> Non
         _require_planned(load.plan, look())
         if change.baseline_reason is not None:
             ledger.forget_fingerprint(session, load.target)
-        session.execute(statements, doing=f'alter "{load.target}"')
+        session.execute(statements, doing=f"alter {load.target.said}")
 
     try:
         _in_a_moment(session, load, alter)
@@ -107,7 +107,7 @@ def _require_planned(plan: TablePlan, now: TargetState) -> None:
         is_same = again.statements == planned.statements
     if not is_same:
         raise TargetUnavailable(
-            f'"{plan.settings.target}" in target "{plan.settings.target_connection}" '
+            f'{plan.settings.target.said} in target "{plan.settings.target_connection}" '
             "was altered during the run",
             "It is not what the plan was made for. Nothing was changed.",
             "Run again: it looks anew.",
@@ -117,7 +117,7 @@ def _require_planned(plan: TablePlan, now: TargetState) -> None:
 def _not_castable(plan: TablePlan, error: TargetError) -> SchemaMismatch:
     altered = "; ".join(ddl.said for ddl in plan.schema_change.before)
     return SchemaMismatch(
-        f'"{plan.settings.target}" in target "{plan.settings.target_connection}" holds values '
+        f'{plan.settings.target.said} in target "{plan.settings.target_connection}" holds values '
         "that no cast brings into their column's new type",
         f"{error.detail} In: {altered}. Nothing was changed.",
         "Drop that column from the raw table and run again: it is added at the end, and filled "
@@ -134,7 +134,7 @@ def _in_a_moment(session: Session, load: Load, alter: Callable[[], object]) -> N
             lease.hold(session, load.lease)
             session.execute(
                 sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(target.sql),
-                doing=f'lock "{target}"',
+                doing=f"lock {target.said}",
             )
             alter()
 

@@ -117,7 +117,7 @@ def _estimate_leaf(source: SourceSnapshot, plan: TablePlan, chunk: Chunk) -> Est
         _select(plan, leaf), _predicate(plan, chunk)
     )
     with source.reading(leaf) as reader:
-        found = reader.execute(query, doing=f'estimate the rows of "{leaf.name}"')
+        found = reader.execute(query, doing=f"estimate the rows of {leaf.name.said}")
     node = found[0][0][0]["Plan"]
     rows = int(node["Plan Rows"])
     sent = rows * int(node["Plan Width"])
@@ -145,7 +145,7 @@ def read_since(session: Session, table: TableSettings, schema: TableSchema, sinc
 
     def refused(said: str) -> ConfigError:
         return ConfigError(
-            f'since "{since}" cannot bound cursor "{cursor.name}" of "{table.source}"',
+            f'since "{since}" cannot bound cursor "{cursor.name}" of {table.source.said}',
             f"The cursor is {cursor.type}. {said} Nothing was read.",
             f'Write "since" like {values.example}; a full refresh reads all rows.',
         )
@@ -175,7 +175,7 @@ def require_boolean(session: Session, plan: TablePlan) -> None:
     query = sql.SQL("EXPLAIN SELECT FROM ONLY {} WHERE {}").format(
         plan.settings.source.sql, plan.belongs
     )
-    session.execute(query, doing=f'use custom_where of "{plan.settings.source}"')
+    session.execute(query, doing=f"use custom_where of {plan.settings.source.said}")
 
 
 def require_regular_cursor(source: SourceSnapshot, plan: TablePlan) -> None:
@@ -195,10 +195,10 @@ def require_regular_cursor(source: SourceSnapshot, plan: TablePlan) -> None:
             sql.Identifier(cursor.name), from_leaf(plan, leaf), plan.belongs, irregular
         )
         with source.reading(leaf) as reader:
-            found = reader.execute(query, doing=f'look at the cursor of "{leaf.name}"')
+            found = reader.execute(query, doing=f"look at the cursor of {leaf.name.said}")
         if found:
             raise SchemaMismatch(
-                f'column "{cursor.name}" of "{plan.settings.source}" is no {cursor.type}',
+                f'column "{cursor.name}" of {plan.settings.source.said} is no {cursor.type}',
                 f'A row has "{found[0][0]}"; only eight digits are in the order of days. '
                 "Nothing was read.",
                 f'Mend the rows, set "incremental_field_type" to {cursor.plain_type}, or leave '

@@ -33,6 +33,11 @@ class TableName:
         return self.written
 
     @property
+    def said(self) -> str:
+        """The name in a sentence: in double quotes, unless a part of it stands in some already."""
+        return self.written if '"' in self.written else f'"{self.written}"'
+
+    @property
     def parts(self) -> tuple[str, str]:
         """Schema and table."""
         return self.schema, self.table
@@ -116,8 +121,18 @@ def quoted(name: str) -> str:
         ('users', '"my users"')
     """
     if re.search(r'[".\s]', name):
-        return '"' + name.replace('"', '""') + '"'
+        return in_double_quotes(name)
     return name
+
+
+def in_double_quotes(name: str) -> str:
+    """Returns a name as SQL may always write it.
+
+    Example:
+        >>> in_double_quotes('my "users')
+        '"my ""users"'
+    """
+    return '"' + name.replace('"', '""') + '"'
 
 
 def columns_sql(names: Iterable[str], alias: str = "") -> sql.Composed:

@@ -304,7 +304,7 @@ class Landing:
             is_same = False
         if not is_same:
             raise SnapshotLost(
-                f'"{plan.settings.source}" was altered during the run',
+                f"{plan.settings.source.said} was altered during the run",
                 "Its columns or types are not those the first chunk was read with. "
                 "Nothing was published.",
                 "Run again: it takes a new snapshot.",

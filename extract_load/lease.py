@@ -61,7 +61,7 @@ def acquire(session: Session, target: TableName, run_id: str, wait_seconds: floa
             return lease
         if time.monotonic() >= deadline:
             raise LeaseHeld(
-                f'another run writes "{target}" in target "{session.parameters.conn_id}"',
+                f'another run writes {target.said} in target "{session.parameters.conn_id}"',
                 f"Run {holder[0]} has held the lease since {holder[1]}; waited {wait_seconds:g} s.",
                 "Wait for it, or raise --wait. A run that is gone loses its lease by itself.",
             )

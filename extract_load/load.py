@@ -122,7 +122,7 @@ def load_chunk(
     in order, and the publish commits synchronously (manual, 30.4).
     """
     plan = load.plan
-    doing = f'copy {chunk.range} of "{chunk.leaf.name}"'
+    doing = f"copy {chunk.range} of {chunk.leaf.name.said}"
     with session.transaction(settings={"synchronous_commit": "off"}, doing="commit a chunk"):
         lease.hold(session, load.lease)
         if not load.checkpoints.claim(session, chunk.number, part_of(plan, chunk), str(chunk)):
@@ -202,7 +202,7 @@ def build_key(session: Session, plan: TablePlan, table: TableName) -> None:
     """Builds the primary key of a table beside the raw table; fails on a key that stands twice."""
     session.execute(
         sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(table.sql, key_columns(plan)),
-        doing=f'build the key ({", ".join(plan.key)}) of "{plan.settings.source}"',
+        doing=f"build the key ({', '.join(plan.key)}) of {plan.settings.source.said}",
     )
 
 

@@ -119,7 +119,7 @@ def _require_row_versions(settings: TableSettings, source: TableSchema) -> None:
     if not reads_xmin or not without:
         return
     raise SourceError(
-        f'"{settings.source}" cannot be read by xmin: "{without[0].name}" is '
+        f"{settings.source.said} cannot be read by xmin: {without[0].name.said} is "
         f"{_KINDS[without[0].kind]}",
         "Its rows do not say which transaction wrote them.",
         'Set "late_rows" to lookback, or "sync_mode" to full_sync.'
@@ -136,7 +136,7 @@ def _as_known(settings: TableSettings, target: TargetState) -> TargetState:
         return target
     if not settings.adopt:
         raise TargetError(
-            f'"{settings.target}" in target "{settings.target_connection}" is somebody else\'s',
+            f'{settings.target.said} in target "{settings.target_connection}" is somebody else\'s',
             "The table is there, but the ledger does not know it, or knows one with another OID.",
             'Name another table with "target", move this one away, or write "adopt: true" to '
             "take it over.",

@@ -9,6 +9,7 @@ from extract_load.catalog import TableSchema
 from extract_load.config import TableSettings
 from extract_load.connection import Session
 from extract_load.errors import SourceError
+from extract_load.identifiers import TableName
 from extract_load.predicate_calls import FORBIDDEN, Called, calls_of
 from extract_load.snapshot import SourceSnapshot, use_path
 from extract_load.sql import queries
@@ -46,9 +47,9 @@ def judge_predicate(source: SourceSnapshot, settings: TableSettings, schema: Tab
             raise _refusal(name, *found)
 
 
-def _refusal(name: object, call: str, why: str) -> SourceError:
+def _refusal(name: TableName, call: str, why: str) -> SourceError:
     return SourceError(
-        f'custom_where of "{name}" may not call {call}', f"{why} Nothing was read.", _HINT
+        f"custom_where of {name.said} may not call {call}", f"{why} Nothing was read.", _HINT
     )
 
 

@@ -116,14 +116,14 @@ def _require_same_table(session: Session, plan: TablePlan) -> None:
     target = plan.settings.target
     session.execute(
         sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(target.sql),
-        doing=f'lock "{target}" against DDL',
+        doing=f"lock {target.said} against DDL",
     )
     oid = session.execute("SELECT to_regclass(%(name)s)::oid::bigint", {"name": target.regclass})
     if oid[0][0] != plan.target.raw.oid:
         raise TargetError(
-            f'"{target}" in target "{plan.settings.target_connection}" was replaced during the run',
+            f'{target.said} in target "{session.parameters.conn_id}" was replaced during the run',
             f"Its OID was {plan.target.raw.oid} and is {oid[0][0]}. Nothing was published.",
-            "Find out who replaced it; this project lands only in tables that it created.",
+            'Find out who replaced it; "adopt: true" lands in the table that is there now.',
         )
 
 
@@ -161,14 +161,14 @@ def _verify_live_rows(session: Session, plan: TablePlan, facts: SourceFacts) -> 
         raise _failed(
             plan,
             f"the source snapshot has {facts.rows} rows, "
-            f'"{plan.settings.target}" would have {live} (deletes: {plan.deletes})',
+            f"{plan.settings.target.said} would have {live} (deletes: {plan.deletes})",
         )
 
 
 def _failed(plan: TablePlan, what: str) -> VerificationFailed:
     name, conn_id = plan.settings.source, plan.settings.target_connection
     return VerificationFailed(
-        f'verification of "{name}" on target "{conn_id}" failed',
+        f'verification of {name.said} on target "{conn_id}" failed',
         f"{what[0].upper()}{what[1:]}. Nothing was published.",
         "Run the table once with --full-refresh; if it happens again, please report it.",
     )
@@ -209,7 +209,7 @@ def _name_first_load(session: Session, plan: TablePlan, loaded_at: str) -> None:
             )
     session.execute(
         sql.SQL("ALTER TABLE {} RENAME TO {}").format(name.sql, sql.Identifier(target.table)),
-        doing=f'name "{target}"',
+        doing=f"name {target.said}",
     )
     if plan.key:
         _name_key(session, plan)

@@ -63,7 +63,7 @@ NO_FACTS = RawTableFacts()
 
 def read_facts(session: Session, name: TableName, oid: int) -> RawTableFacts:
     """Returns the facts about a raw table, as the caller's transaction sees the catalog."""
-    asked, doing = {"oid": oid}, f'read the catalog about "{name}"'
+    asked, doing = {"oid": oid}, f"read the catalog about {name.said}"
     catalog = queries("raw_table")
     (facts,) = session.execute(catalog["facts"], asked, doing)
     readers = session.execute(catalog["column_readers"], asked, doing)

@@ -63,7 +63,7 @@ def _landing_columns(settings: TableSettings, target: TargetState) -> Iterator[D
 def _refused_by_settings(sides: Sides, found: list[Difference]) -> SchemaMismatch:
     views = ", ".join(sides.target.dependent_views) or "none"
     return SchemaMismatch(
-        f'"{sides.settings.source}" and "{sides.settings.target}" '
+        f"{sides.settings.source.said} and {sides.settings.target.said} "
         f'in target "{sides.settings.target_connection}" have different columns',
         "\n".join([*(one.what for one in found), f"Views on the raw table: {views}."]),
         'The table has "schema_change: fail". Write "evolve" to let the raw table follow, '
@@ -104,12 +104,13 @@ def _primary(sides: Sides, held: list[Difference], slow: list[Difference]) -> st
     where = f'in target "{sides.settings.target_connection}"'
     if len(held) + len(slow) > 1:
         count = len(held) + len(slow)
-        return f'{count} changes of "{sides.settings.source}" cannot be followed {where}'
+        return f"{count} changes of {sides.settings.source.said} cannot be followed {where}"
     if held:
         are_views = set(held[0].holders) <= set(sides.target.dependent_views)
         who = "views depend" if are_views else "something depends"
         return f"{held[0].subject}, and {who} on it {where}"
-    return f'{slow[0].subject}, which "{sides.settings.target}" {where} follows only under a lock'
+    raw_table = sides.settings.target.said
+    return f"{slow[0].subject}, which {raw_table} {where} follows only under a lock"
 
 
 def _detail(found: Difference) -> str:

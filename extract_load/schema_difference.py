@@ -157,7 +157,7 @@ def _key_differences(
             f"The key is {told} now, ({', '.join(raw.primary_key)}) in the raw table.",
             before=(drop_key(table, sides.target.facts.key_constraint or ""),),
             after=build,
-            subject=f'the key of "{sides.settings.source}" changed',
+            subject=f"the key of {sides.settings.source.said} changed",
             holders=tuple(sides.target.facts.key_holders),
             needs_rewrite=True,
             needs_rows=True,
@@ -192,7 +192,7 @@ def _column_differences(
             f'Column "{wanted.name}" is {wanted.target_type} now, '
             f"{present.type_text} in the raw table.",
             before=(retype(table, wanted.name, wanted.target_type, is_slow=is_slow),),
-            subject=f'column "{wanted.name}" of "{sides.settings.source}" changed type',
+            subject=f'column "{wanted.name}" of {sides.settings.source.said} changed type',
             holders=sides.target.facts.readers_of(present.number),
             needs_rewrite=is_slow,
             needs_rows=True,

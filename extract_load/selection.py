@@ -89,7 +89,7 @@ def _require_no_hash(table: TableSettings) -> None:
     if hashed:
         raise ConfigError(
             f'connection "{table.source_connection}" has no mask_salt',
-            f'"{hashed[0]}" of "{table.source}" is masked with sha256. Without a salt its values '
-            "could be found by trying.",
+            f'"{hashed[0]}" of {table.source.said} is masked with sha256. Without a salt '
+            "its values could be found by trying.",
             'Add "mask_salt" to the extra of the connection: a long random text, kept secret.',
         )

@@ -286,5 +286,5 @@ def _problems_between(tables: tuple[TableSettings, ...]) -> Iterator[Problem]:
             yield Problem(
                 table.source.written,
                 "target",
-                f'"{table.target}" is the target of "{other.source}" too.',
+                f"{table.target.said} is the target of {other.source.said} too.",
             )

@@ -195,10 +195,10 @@ class SourceSnapshot:
         with self.looking() as reader:
             for leaf in leaves:
                 use_path(reader, leaf.search_path)  # where a view's functions look
-                reader.execute(_lock(leaf), doing=f'lock "{leaf.name}" against DDL')
+                reader.execute(_lock(leaf), doing=f"lock {leaf.name.said} against DDL")
                 if not _is_unchanged(reader, leaf):
                     raise SnapshotLost(
-                        f'"{leaf.name}" was truncated or rewritten during the run',
+                        f"{leaf.name.said} was truncated or rewritten during the run",
                         "The snapshot no longer shows what the table held. Nothing was published.",
                         "Run again: it takes a new snapshot.",
                     )
@@ -349,7 +349,7 @@ def use_path(reader: Session, search_path: tuple[str, ...]) -> None:
 
     As a value of SET LOCAL the whole list would be taken for one name.
     """
-    path = ", ".join('"' + name.replace('"', '""') + '"' for name in search_path)
+    path = ", ".join(map(in_double_quotes, search_path))
     reader.execute("SELECT set_config('search_path', %(path)s, true)", {"path": path})
 
 

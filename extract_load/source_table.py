@@ -26,7 +26,7 @@ def read_source_table(session: Session, name: TableName) -> TableSchema:
     if table is None:
         where = session.parameters
         raise SourceError(
-            f'there is no table "{name}" in source "{where.conn_id}"',
+            f'there is no table {name.said} in source "{where.conn_id}"',
             f"Looked in {where.address}.",
             "Check the name: case is never folded. The role also needs USAGE on the schema.",
         )
@@ -42,7 +42,7 @@ def read_source_table(session: Session, name: TableName) -> TableSchema:
 
 
 def _leaves(session: Session, table: TableSchema) -> tuple[Leaf, ...]:
-    doing = f'read the catalog about "{table.name}"'
+    doing = f"read the catalog about {table.name.said}"
     found = session.execute(queries("catalog")["leaves"], {"oid": table.oid}, doing)
     oids = [row[0] for row in found]
     heaps: dict[int, list[Heap]] = {oid: [] for oid in oids}

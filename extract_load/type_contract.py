@@ -120,12 +120,12 @@ def make_contract(
     taken = [name for name in landed if name in LANDING_COLUMNS]
     if taken:
         raise SchemaMismatch(
-            f'"{table.name}" has a column "{taken[0]}", which extract-load writes itself',
+            f'{table.name.said} has a column "{taken[0]}", which extract-load writes itself',
             hint=f'Add "exclude_columns: [{taken[0]}]" to the table, or rename the column.',
         )
     if len(landed) > MAX_SOURCE_COLUMNS:
         raise SchemaMismatch(
-            f'"{table.name}" has {len(landed)} columns; a raw table holds {MAX_SOURCE_COLUMNS}',
+            f"{table.name.said} has {len(landed)} columns; a raw table holds {MAX_SOURCE_COLUMNS}",
             hint='Leave some out with "exclude_columns".',
         )
     types = {type_.oid: type_ for type_ in table.types}

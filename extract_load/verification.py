@@ -119,7 +119,7 @@ class Verification:
             state = read_target_state(session, table)
             if state.raw is None:
                 raise TargetError(
-                    f'there is no raw table "{table.target}" in target '
+                    f"there is no raw table {table.target.said} in target "
                     f'"{table.target_connection}" yet',
                     "Nothing was compared.",
                     f"Run \"extract-load run --select '{table.source}'\" first.",

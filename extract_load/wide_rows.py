@@ -34,7 +34,7 @@ def _too_wide(plan: TablePlan, error: TargetError) -> SchemaMismatch:
     listed = ", ".join(told[:_NAMED_COLUMNS]) + (f" and {more} more" if more > 0 else "")
     what = "which land as other types than the source's" if grown else "all of them"
     return SchemaMismatch(
-        f'a row of "{plan.settings.source}" fits no page of the target '
+        f"a row of {plan.settings.source.said} fits no page of the target "
         f'"{plan.settings.target_connection}"',
         f"Its {len(told)} columns {listed}, {what}, take too many bytes. {error.detail}",
         'Leave some of these columns out with "exclude_columns".',

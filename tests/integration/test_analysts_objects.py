@@ -93,7 +93,7 @@ def test_an_index_that_the_sources_rows_break_is_named(codes: Database, target: 
     error = failure(codes, target, TABLE)
 
     assert error.primary == (
-        '"raw_data."digitalocean_t"" in target "postgres_default" has an index that does not '
+        'raw_data."digitalocean_t" in target "postgres_default" has an index that does not '
         "take the source's rows"
     )
     assert 'unique constraint "places" (Key (place)=(1) already exists.)' in error.detail

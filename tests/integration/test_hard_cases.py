@@ -405,7 +405,7 @@ def test_missing_rows_that_cannot_be_found_end_the_run(
     (result,) = land(items, target, INCREMENTAL).tables
 
     assert isinstance(result.error, VerificationFailed)
-    assert "have no row in their snapshot" in result.error.primary
+    assert "have no row in the snapshot" in result.error.primary
 
 
 # ---------------------------------------------------------------- leases

@@ -239,7 +239,7 @@ def test_a_table_that_was_never_landed_is_told(items: Database, target: Database
     assert verdict.status == "failed"
     assert verdict.error is not None
     assert str(verdict.error) == (
-        'error: there is no raw table "raw_data."digitalocean_items"" in target '
+        'error: there is no raw table raw_data."digitalocean_items" in target '
         '"postgres_default" yet\ndetail: Nothing was compared.\n'
         "hint: Run \"extract-load run --select 'public.items'\" first."
     )
