@@ -228,7 +228,7 @@ def _land_rows(
     session: Session, source: SourceSnapshot, plan: TablePlan, keys: list[tuple[str, ...]]
 ) -> CopyStats:
     """Reads the rows of some keys, wherever they stand."""
-    doing = f'copy missing rows of "{plan.settings.source}"'
+    doing = f"copy missing rows of {plan.settings.source.said}"
     into = copy_in_query(plan, plan.scratch)
     stats = NOTHING_COPIED
     for leaf in plan.source.leaves:

@@ -96,7 +96,7 @@ def count_leaf(
     """Returns for how many rows of a leaf a condition holds in the snapshot."""
     query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(from_leaf(plan, leaf), condition)
     with source.reading(leaf) as reader:
-        return int(reader.execute(query, doing=f'count the rows of "{leaf.name}"')[0][0])
+        return int(reader.execute(query, doing=f"count the rows of {leaf.name.said}")[0][0])
 
 
 def estimate(source: SourceSnapshot, plan: TablePlan) -> Estimate:

@@ -181,11 +181,11 @@ def _columns(table: SourceSeen) -> tuple[str, ...]:
 def _source_notes(table: SourceSeen, *, is_told: bool) -> Iterator[str]:
     settings = table.settings
     if settings.custom_where is not None and settings.custom_where.reads_tables:
-        yield f'custom_where of "{settings.source}" reads other tables: grant SELECT on them too'
+        yield f"custom_where of {settings.source.said} reads other tables: grant SELECT on them too"
     if table.schema is None and not is_told:
-        yield f'there is no table "{settings.source}" yet'
+        yield f"there is no table {settings.source.said} yet"
     if table.schema is None and settings.columns and not settings.primary_key:
-        yield f'the primary key of "{settings.source}" comes on top: ask again when it can be read'
+        yield f"the primary key of {settings.source.said} comes on top: ask when it can be read"
 
 
 def _look_at_target(where: ConnectionParameters, tables: list[TableSettings]) -> Grants:

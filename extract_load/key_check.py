@@ -34,7 +34,7 @@ def check_key(session: Session, plan: TablePlan) -> KeyCheck:
     twice = sql.SQL(
         "SELECT {} FROM ({}) AS row WHERE NOT ({}) GROUP BY {} HAVING count(*) > 1 LIMIT 1"
     ).format(texts, rows, is_null, columns_sql(plan.key))
-    doing = f'look at the key of "{plan.settings.source}"'
+    doing = f"look at the key of {plan.settings.source.said}"
     try:
         with session.transaction(READ_CONSISTENT, LIMITS):
             use_path(session, plan.settings.search_path)

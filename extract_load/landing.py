@@ -194,7 +194,7 @@ class Landing:
         done, planned = self.counts.chunks, self.counts.chunks_planned
         what = "its closing pass" if done == planned else "one of its chunks"
         return SourceError(
-            f'"{self._table.source}" needs a snapshot older than snapshot_max_age',
+            f"{self._table.source.said} needs a snapshot older than snapshot_max_age",
             f"{what[0].upper()}{what[1:]} was not done within {duration_text(age)}, twice. "
             "Nothing was published; what is loaded stays.",
             f"Set snapshot_max_age to {duration_text(2 * age)} or more, or lower batch_size.",
@@ -314,7 +314,7 @@ class Landing:
         session, plan = self.session, load.plan
 
         def once() -> Publication:
-            doing = f'publish "{plan.settings.target}"'
+            doing = f"publish {plan.settings.target.said}"
             with session.transaction(WRITE_CONSISTENT, doing=doing):
                 # Kept before COMMIT: its answer may be lost, and the next pass asks the ledger.
                 self._publication = publish(

@@ -108,7 +108,7 @@ def hold(session: Session, lease: Lease) -> None:
 
 def _taken_over(lease: Lease) -> LeaseHeld:
     return LeaseHeld(
-        f'the lease of "{lease.target}" was taken over by another run',
+        f"the lease of {lease.target.said} was taken over by another run",
         f"Run {lease.run_id} was silent for more than {EXPIRY_SECONDS:g} s.",
         'Run again after the other run has ended; "extract-load status" shows it.',
     )

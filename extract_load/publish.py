@@ -134,7 +134,7 @@ def _verified_scratch_rows(session: Session, load: Load, facts: SourceFacts) -> 
     uncovered = uncovered_leaves(plan, found)
     if uncovered:
         raise TargetUnavailable(
-            f'chunks of "{plan.settings.source}" are not in target '
+            f"chunks of {plan.settings.source.said} are not in target "
             f'"{plan.settings.target_connection}" any more',
             f'Those of "{uncovered[0].name}" do not cover it, as after a crash of the target, '
             "which empties unlogged tables. Nothing was published.",

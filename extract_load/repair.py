@@ -89,7 +89,7 @@ def _replace_changed(
             leaf,
             copy_leaf_query(plan, leaf, window),
             copy_in_query(plan, beside),
-            f'copy what changed in "{leaf.name}"',
+            f"copy what changed in {leaf.name.said}",
         )
     session.execute(sql.SQL("ANALYZE {}").format(beside.sql))
     session.execute(
@@ -129,7 +129,7 @@ def _delete_gone(
             leaf,
             copy_keys_query(plan, leaf, _expected(load, leaf, window)),
             copy_in_keys(load),
-            f'compare the keys of "{plan.settings.source}"',
+            f"compare the keys of {plan.settings.source.said}",
         )
     session.execute(sql.SQL("ANALYZE {}").format(load.keys.sql))
     gone = session.change(
@@ -146,7 +146,7 @@ def _require_rows(session: Session, load: Load, expected: int) -> None:
     if found == expected:
         return
     raise VerificationFailed(
-        f'"{load.plan.settings.source}" could not be brought to one snapshot',
+        f"{load.plan.settings.source.said} could not be brought to one snapshot",
         f"The source has {expected} rows, {found} stand in scratch after the repair. "
         "Nothing was published.",
         'Run "extract-load reset" for the table and run again: it starts over. '

@@ -29,7 +29,7 @@ from extract_load.errors import (
     SourceUnavailable,
 )
 from extract_load.governor import Governor
-from extract_load.identifiers import TableName
+from extract_load.identifiers import TableName, in_double_quotes
 from extract_load.masking import SALT_SETTING
 from extract_load.observer import Observer
 from extract_load.open_transactions import read_open_transactions

@@ -58,14 +58,14 @@ def source_findings(
                 Severity.ERROR,
                 Code.NO_USAGE,
                 f'the role may not enter schema "{rights.name}"',
-                f'USAGE on it is missing; "{settings.source}" is read from it.',
+                f"USAGE on it is missing; {settings.source.said} is read from it.",
                 f"Run on the source: GRANT USAGE ON SCHEMA {schema} TO {quoted_name(where.user)}.",
             )
     if facts.schema is None:
         yield Finding(
             Severity.ERROR,
             Code.NO_SUCH_TABLE,
-            f'there is no table "{settings.source}"',
+            f"there is no table {settings.source.said}",
             f"Looked in {where.address}.",
             'Mend "source"; case is never folded, and every capital counts.',
         )
@@ -91,7 +91,7 @@ def _row_security(
         yield Finding(
             Severity.ERROR,
             Code.ROW_SECURITY,
-            f'row security hides rows of "{settings.source}" from the role',
+            f"row security hides rows of {settings.source.said} from the role",
             f"Policies apply to {', '.join(facts.row_security)}. A run reads all rows or none: it "
             "never lands what a policy leaves.",
             f"Run on the source: ALTER ROLE {quoted_name(where.user)} BYPASSRLS; or connect as the "
@@ -106,7 +106,7 @@ def _no_xmin(settings: TableSettings, schema: TableSchema) -> Iterator[Finding]:
         yield Finding(
             Severity.ERROR,
             Code.NO_XMIN,
-            f'"{settings.source}" cannot be read by xmin: "{without[0].name}" is '
+            f'{settings.source.said} cannot be read by xmin: "{without[0].name}" is '
             f"{_KINDS[without[0].kind]}",
             "Its rows do not say which transaction wrote them.",
             'Set "late_rows" to lookback, or "sync_mode" to full_sync.'
@@ -136,7 +136,7 @@ def _cursor(settings: TableSettings, schema: TableSchema) -> Iterator[Finding]:
             if is_collated
             else "No index begins with it; "
         )
-        + f'"{settings.source}" has {_rows(schema.estimated_rows)}.',
+        + f"{settings.source.said} has {_rows(schema.estimated_rows)}.",
         f"{_index(schema, as_compared)}; or use xmin_incremental.",
     )
 
@@ -168,7 +168,7 @@ def key_findings(plan: TablePlan, check: KeyCheck) -> Iterator[Finding]:
         yield Finding(
             Severity.ERROR,
             Code.KEY_NOT_UNIQUE,
-            f'the key ({key}) does not name the rows of "{name}"',
+            f"the key ({key}) does not name the rows of {name.said}",
             " ".join(facts),
             'Name other columns with "primary_key", mend the rows, or leave some out with '
             '"custom_where".',
@@ -177,7 +177,7 @@ def key_findings(plan: TablePlan, check: KeyCheck) -> Iterator[Finding]:
     yield Finding(
         Severity.NOTE if check.is_known else Severity.WARNING,
         Code.KEY_NOT_PROVED,
-        f'no unique index proves the key ({key}) of "{name}"',
+        f"no unique index proves the key ({key}) of {name.said}",
         "It names every row now; nothing keeps it so. Each run proves it again."
         if check.is_known
         else "There was no time to look at all rows: a run fails if it stands twice.",
@@ -201,7 +201,7 @@ def extension_findings(plan: TablePlan) -> Iterator[Finding]:
             Severity.WARNING,
             Code.EXTENSION_MISSING,
             f'the target has no extension "{extension}": {", ".join(names)} of '
-            f'"{plan.settings.source}" land as text',
+            f"{plan.settings.source.said} land as text",
             "Their types belong to it on the source.",
             f"Run on the target: CREATE EXTENSION {quoted_name(extension)}; or leave it at text. "
             "Installed after the first load, it changes the raw columns' types: see plan.",
@@ -231,7 +231,7 @@ def raw_table_findings(
             yield Finding(
                 Severity.ERROR,
                 Code.NOT_WRITABLE,
-                f'the role may not write "{name}"',
+                f"the role may not write {name.said}",
                 f"{lacking} is missing on it.",
                 f"Run on the target: GRANT {lacking} ON {name.regclass} TO {quoted_name(role)}.",
             )
@@ -239,7 +239,7 @@ def raw_table_findings(
             yield Finding(
                 Severity.WARNING,
                 Code.NOT_OWNED,
-                f'"{name}" belongs to another role',
+                f"{name.said} belongs to another role",
                 "Rows can be landed; the table cannot follow its source's columns.",
                 f"Run on the target: ALTER TABLE {name.regclass} OWNER TO {quoted_name(role)}.",
             )

@@ -215,5 +215,5 @@ def test_a_role_that_cannot_connect_yet(items: Database, target: Database) -> No
     assert on_source.notes == (
         "the server could not be looked at, so this follows the settings alone: source "
         '"digitalocean_postgres" refused the connection',
-        'the primary key of ""Shop 1"."items ""new"""" comes on top: ask again when it can be read',
+        'the primary key of "Shop 1"."items ""new""" comes on top: ask when it can be read',
     )
