@@ -132,6 +132,11 @@ class Session:
         """The process that serves the connection, as it was told at login."""
         return int(self._raw.info.backend_pid)
 
+    def is_pooled(self) -> bool:
+        """Returns whether a pooler stands between: another process serves us than was told."""
+        ((pid,),) = self.execute("SELECT pg_catalog.pg_backend_pid()", doing="ask who serves")
+        return bool(pid != self.backend_pid)
+
     @property
     def is_encrypted(self) -> bool:
         """Whether TLS is in use, up to the server or to a pooler before it."""

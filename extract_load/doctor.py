@@ -22,7 +22,6 @@ from extract_load.retry import Side
 from extract_load.runner import PlannedTable, Run, RunOptions
 from extract_load.server_facts import (
     ServerFacts,
-    is_pooled,
     looking,
     read_row_security,
     read_schemas,
@@ -145,7 +144,7 @@ class Doctor:
                 refused = refused_transaction(session)
                 if refused is not None:
                     session = stack.enter_context(self._session(parameters, side))
-                    if not is_pooled(session):
+                    if not session.is_pooled():
                         raise refused
                     pooling = pooling_finding(has_transactions=False, needs=needs)
                     self._tell(conn_id, [pooling])

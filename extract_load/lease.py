@@ -76,6 +76,7 @@ def _try_to_acquire(session: Session, lease: Lease) -> tuple[str, str] | None:
         "token": lease.token,
         "run_id": lease.run_id,
         "expiry_seconds": EXPIRY_SECONDS,
+        "is_pooled": session.is_pooled(),
     }
     with session.transaction(doing="take the lease"):
         if session.execute(queries("ledger")["acquire_lease"], facts):
@@ -124,7 +125,8 @@ def reclaim(session: Session, lease: Lease) -> None:
     """
     with session.transaction(doing="take the lease again"):
         session.execute(queries("ledger")["end_backend"], {"token": lease.token})
-        if not session.execute(queries("ledger")["reclaim_lease"], {"token": lease.token}):
+        facts = {"token": lease.token, "is_pooled": session.is_pooled()}
+        if not session.execute(queries("ledger")["reclaim_lease"], facts):
             raise _taken_over(lease)
 
 

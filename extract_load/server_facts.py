@@ -107,12 +107,6 @@ def refused_transaction(session: Session) -> ExtractLoadError | None:
         raise
 
 
-def is_pooled(session: Session) -> bool:
-    """Returns whether another program stands between: it gives clients process ids of its own."""
-    (found,) = session.execute("SELECT pg_catalog.pg_backend_pid()", doing="ask who serves")
-    return bool(found[0] != session.backend_pid)
-
-
 def read_version(session: Session) -> int:
     """Returns the version of a server, as old as it may be."""
     return int(session.execute(queries("doctor")["version"], doing="ask for the version")[0][0])
@@ -140,7 +134,7 @@ def read_server_facts(session: Session) -> ServerFacts:
         server,
         limits=tuple(ConnectionLimit(*limit) for limit in limits),
         writers=tuple(OpenWriter(*writer) for writer in writers),
-        is_pooled=is_pooled(session),
+        is_pooled=session.is_pooled(),
     )
 
 

@@ -107,20 +107,22 @@ insert into extract_load.leases (
     target_schema, target_table, token, run_id, backend_pid, backend_start
 )
 select
-    %(target_schema)s, %(target_table)s, %(token)s, %(run_id)s, pid, backend_start
+    %(target_schema)s, %(target_table)s, %(token)s, %(run_id)s,
+    case when %(is_pooled)s then 0 else pid end, backend_start
 from pg_stat_activity
 where pid = pg_backend_pid()
 on conflict (target_schema, target_table) do nothing
 returning token
 
 -- name: read_lease
--- The lease, and whether its owner is gone: seen to have ended, or silent for too long.
+-- The lease, and whether its owner is gone: seen to have ended, or silent for too long. Behind a
+-- pooler (backend 0) a backend serves others too, and may be closed while its owner lives.
 -- NO KEY UPDATE, since the owner's chunks hold KEY SHARE on the row.
 select
     lease.run_id,
     lease.acquired_at::text,
     lease.heartbeat_at < clock_timestamp() - make_interval(secs => %(expiry_seconds)s)
-    or not exists (
+    or lease.backend_pid <> 0 and not exists (
         select from pg_stat_activity as activity
         where activity.pid = lease.backend_pid
             and coalesce(activity.backend_start, lease.backend_start) = lease.backend_start
@@ -140,7 +142,7 @@ update extract_load.leases as lease
 set
     token = %(token)s,
     run_id = %(run_id)s,
-    backend_pid = activity.pid,
+    backend_pid = case when %(is_pooled)s then 0 else activity.pid end,
     backend_start = activity.backend_start,
     acquired_at = clock_timestamp(),
     heartbeat_at = clock_timestamp()
@@ -165,7 +167,7 @@ with mine as (
 
 update extract_load.leases as lease
 set
-    backend_pid = activity.pid,
+    backend_pid = case when %(is_pooled)s then 0 else activity.pid end,
     backend_start = activity.backend_start,
     heartbeat_at = clock_timestamp()
 from mine

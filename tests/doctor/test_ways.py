@@ -3,18 +3,13 @@
 The TLS builds come from npm, PgBouncer from Debian.
 """
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psycopg2
 import pytest
 
-from demo.embedded_server import HOST, EmbeddedServer, free_ports
+from demo.embedded_server import EmbeddedServer, free_ports
 from extract_load.findings import Code, Severity
 from tests.support.builds import programs
 from tests.support.doctor import ITEMS, assert_found, codes, diagnose
@@ -22,34 +17,11 @@ from tests.support.landing import SOURCE_ID
 from tests.support.own_servers import database_of, wait_for
 from tests.support.servers import PASSWORD, SETTINGS, Database, guarded_directory
 from tests.support.tables import create_items
+from tests.support.ways import ANYWHERE, give, make_certificate, pgbouncer
 
 pytestmark = pytest.mark.slow
 
-ANYWHERE = "0.0.0.0"  # noqa: S104 - Linux takes it for loopback, and the settings do not
 SOURCE_VARIABLE = f"AIRFLOW_CONN_{SOURCE_ID.upper()}"
-
-
-def openssl(directory: Path, *arguments: str) -> None:
-    subprocess.run(
-        ["openssl", *arguments],  # noqa: S607
-        cwd=directory,
-        capture_output=True,
-        timeout=60,
-        check=True,
-    )
-
-
-def make_certificate(directory: Path, days: int) -> None:
-    """Writes server.key and server.crt for the loopback address, under ca.crt."""
-    if not (directory / "ca.crt").exists():
-        new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=ca"]
-        openssl(directory, *new, "-keyout", "ca.key", "-out", "ca.crt")
-    request = ["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=server"]
-    openssl(directory, *request, "-keyout", "server.key", "-out", "server.csr")
-    (directory / "names").write_text(f"subjectAltName=IP:{ANYWHERE}")
-    sign = ["x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key"]
-    more = ["-CAcreateserial", "-extfile", "names", "-days", str(days)]
-    openssl(directory, *sign, *more, "-out", "server.crt")
 
 
 @dataclass(frozen=True)
@@ -63,11 +35,7 @@ class Encrypted:
         """Gives the server a certificate that is valid for so many days from now."""
         make_certificate(self.ca.parent, days)
         for name in ("server.key", "server.crt"):
-            place = self.server.data_dir / name
-            shutil.copy(self.ca.parent / name, place)
-            owner = self.server.data_dir.stat()
-            shutil.chown(place, owner.st_uid, owner.st_gid)
-            place.chmod(0o600)
+            give(self.ca.parent / name, self.server.data_dir)
 
     def variables(self, **extra: str) -> dict[str, str]:
         """Returns the variable that names it, as no loopback address."""
@@ -150,42 +118,6 @@ def test_an_expired_certificate(encrypted: Encrypted, target: Database) -> None:
 
 
 # ---------------------------------------------------------------- poolers
-
-
-@contextmanager
-def pgbouncer(database: Database, pool_mode: str, directory: Path) -> Iterator[Database]:
-    """Yields a database behind PgBouncer."""
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    assert program, "PgBouncer is missing: apt-get install pgbouncer"
-    (port,) = free_ports(1)
-    (directory / "users.txt").write_text(f'"{database.user}" "{database.password}"\n')
-    (directory / "pgbouncer.ini").write_text(
-        f"[databases]\n* = host={database.host} port={database.port}\n"
-        f"[pgbouncer]\nlisten_addr = {HOST}\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = plain\nauth_file = {directory / 'users.txt'}\npool_mode = {pool_mode}\n"
-        f"logfile = {directory / 'pgbouncer.log'}\ndefault_pool_size = 8\n"
-        "ignore_startup_parameters = extra_float_digits\n"
-    )
-    is_root = os.geteuid() == 0
-    for path in (directory, *directory.iterdir()) if is_root else ():
-        shutil.chown(path, "nobody")
-    # Its own switch: it refuses root.
-    as_nobody = ["-u", "nobody"] if is_root else []
-    process = subprocess.Popen([program, "-q", *as_nobody, directory / "pgbouncer.ini"])
-    try:
-        pooled = replace(database, port=port)
-        wait_for(lambda: _answers(pooled), "PgBouncer")
-        yield pooled
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
-def _answers(database: Database) -> bool:
-    try:
-        return database.execute("SELECT 1") == [(1,)]
-    except psycopg2.OperationalError:
-        return False
 
 
 @pytest.fixture
