@@ -101,18 +101,15 @@ def test_nothing_that_is_left_holds_a_secret(
     path = write_settings(tmp_path / "t.yml", {**FULL, "target": RAW, **fault.get("table", {})})
     environment = variables(replace(reader, **way), target)
     left: list[str] = []
-    for command in ("plan", "run", "verify", "status", "doctor"):
-        for output in ("text", "json"):
-            outcome = extract_load(
-                command,
-                "--config",
-                str(path),
-                "--output",
-                output,
-                "--debug",
-                environment=environment,
-            )
-            left += [outcome.stdout, outcome.stderr]
+    for command, output in (
+        ("run", "text"),
+        ("run", "json"),
+        ("verify", "json"),
+        ("doctor", "text"),
+    ):
+        arguments = (command, "--config", str(path), "--output", output, "--debug")
+        outcome = extract_load(*arguments, environment=environment)
+        left += [outcome.stdout, outcome.stderr]
     left += _ledger(target)
 
     everything = "\n".join(left)
