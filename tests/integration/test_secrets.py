@@ -70,6 +70,7 @@ def variables(source: Database, target: Database) -> dict[str, str]:
     }
 
 
+COMMANDS = (("run", "text"), ("run", "json"), ("verify", "json"), ("doctor", "text"))
 FAULTS: dict[str, dict[str, Any]] = {
     "nothing": {},
     "wrong password": {"source": {"password": PASSWORD + "x"}},
