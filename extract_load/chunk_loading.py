@@ -21,7 +21,7 @@ from extract_load.stream import CopyStats
 from extract_load.table_plan import TablePlan
 from extract_load.wide_rows import naming_wide_columns
 
-_YIELD_SECONDS = 0.2
+YIELD_SECONDS = 0.2
 """For who waited to take the lock."""
 
 logger = log.get_logger(__name__)
@@ -174,4 +174,4 @@ def _yielding(once: Callable[[], CopyStats | None]) -> CopyStats | None:
         try:
             return once()
         except LockYielded:
-            time.sleep(_YIELD_SECONDS)
+            time.sleep(YIELD_SECONDS)

@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 from extract_load import lease, log
 from extract_load.baseline import is_overtaken
-from extract_load.chunk_loading import ChunkLoading, LandingCounts, Progress
+from extract_load.chunk_loading import YIELD_SECONDS, ChunkLoading, LandingCounts, Progress
 from extract_load.comparison import proof_of
 from extract_load.config import Deletes, TableSettings, duration_text
 from extract_load.connection import WRITE_CONSISTENT, Session, SessionRegistry
@@ -22,6 +22,7 @@ from extract_load.deletes import gather
 from extract_load.errors import (
     ExtractLoadError,
     LeaseHeld,
+    LockYielded,
     SchemaMismatch,
     SnapshotLost,
     SnapshotTooOld,
@@ -35,7 +36,7 @@ from extract_load.load import Load, finish_scratch, prepare
 from extract_load.look import look_and_plan, read_target_state
 from extract_load.publish import Publication, SourceFacts, publish
 from extract_load.repair import repair
-from extract_load.resume import Resumed, remaining
+from extract_load.resume import Resumed, remaining, why_not_repaired
 from extract_load.retry import Patience, attempt
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
@@ -177,10 +178,14 @@ class Landing:
             try:
                 self._recover(held)
                 return self._pass(held, options, loading)
+            except LockYielded:  # outside the chunks; it ends when the snapshot reaches its age
+                time.sleep(YIELD_SECONDS)
             except ExtractLoadError as error:
-                misses += isinstance(error, SnapshotTooOld) and self.counts.chunks == chunks
+                unfit = why_not_repaired(self.plan) if self.plan else None
+                brought_nothing = unfit is not None or self.counts.chunks == chunks
+                misses += isinstance(error, SnapshotTooOld) and brought_nothing
                 if misses > _MISSES:
-                    raise self._too_short() from error
+                    raise self._too_short(unfit) from error
                 pause = patience.pause(error, self._kept)
                 if pause is None:
                     raise
@@ -188,11 +193,12 @@ class Landing:
                 self.counts.add_retry(error)
                 time.sleep(pause)
 
-    def _too_short(self) -> SourceError:
-        """A whole snapshot's age was not enough for one chunk, or for the closing pass."""
+    def _too_short(self, unfit: str | None) -> SourceError:
+        """A whole snapshot's age was not enough for one chunk, the closing pass, or the table."""
         age = self._source.governor.run.snapshot_max_age
         done, planned = self.counts.chunks, self.counts.chunks_planned
         what = "its closing pass" if done == planned else "one of its chunks"
+        what = what if unfit is None else f"all of it ({unfit})"
         return SourceError(
             f"{self._table.source.said} needs a snapshot older than snapshot_max_age",
             f"{what[0].upper()}{what[1:]} was not done within {duration_text(age)}, twice. "

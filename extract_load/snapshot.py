@@ -253,7 +253,7 @@ class SourceSnapshot:
         return SnapshotTooOld(
             "the source's snapshot reached its age",
             f"snapshot_max_age is {age}; from {_LATE:.0%} of it on nothing new is begun.",
-            "Run again: it goes on under a new snapshot.",
+            "A run goes on under a new snapshot. For verify, raise snapshot_max_age.",
         )
 
     def _lost(self, error: SourceError) -> SnapshotLost:

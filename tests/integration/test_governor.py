@@ -123,6 +123,22 @@ def test_an_age_that_is_too_short_is_told(items: Database, target: Database) -> 
     assert not result.error.retryable
 
 
+def test_a_table_that_cannot_be_repaired_has_to_fit_into_one_snapshot(
+    items: Database, target: Database
+) -> None:
+    items.execute("ALTER TABLE public.items DROP CONSTRAINT items_pkey")
+    limits = {"snapshot_max_age": "2s", "throttle_mb_per_second": 0.15}
+
+    (result,) = land_with(items, target, {**FULL, "batch_size": 300}, **limits).tables
+
+    assert isinstance(result.error, SourceError)
+    assert result.error.primary == '"public.items" needs a snapshot older than snapshot_max_age'
+    assert result.error.detail.startswith(
+        "All of it (without a key the rows of another snapshot cannot be repaired) was not done"
+    )
+    assert result.retries == 1
+
+
 def test_a_stopped_client_keeps_no_snapshot(
     items: Database, target: Database, tmp_path: Path
 ) -> None:
@@ -150,11 +166,14 @@ def test_a_stopped_client_keeps_no_snapshot(
 # ---------------------------------------------------------------- locks
 
 
-def test_ddl_of_others_hardly_waits(items: Database, target: Database) -> None:
+@pytest.mark.parametrize("loaded", [0, 1], ids=["a chunk", "the closing pass"])
+def test_ddl_of_others_hardly_waits(items: Database, target: Database, loaded: int) -> None:
     """The read that holds the lock is ended, and tried again without counting."""
     waits: list[float] = []
 
     def alter() -> None:
+        while loaded_chunks(target) < loaded:
+            time.sleep(0.01)
         while not items.execute(
             "SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass"
             " AND mode = 'AccessShareLock' AND pid <> pg_backend_pid()"
