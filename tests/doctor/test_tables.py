@@ -339,7 +339,7 @@ def test_a_ledger_of_another_role(items: Database, target: Database) -> None:
         'the role may not work in schema "raw_data"',
         "the role may not write the ledger",
         'the role may not write raw_data."digitalocean_items"',
-        '"raw_data."digitalocean_items"" belongs to another role',
+        'raw_data."digitalocean_items" belongs to another role',
     ]
     assert_found(
         found,
