@@ -95,7 +95,8 @@ class SourceSnapshot:
         self._lock = threading.Lock()
         self._observer = Observer(parameters, registry)
         self._ended = threading.Event()
-        self._timer = threading.Timer(self._max_age, self._end_all)
+        early = min(_OBEY_SECONDS + 0.5, self._max_age / 10)  # its end takes a moment too
+        self._timer = threading.Timer(self._max_age - early, self._end_all)
         self._watch = threading.Thread(target=self._keep_watch, name="snapshot", daemon=True)
         for thread in (self._timer, self._watch):
             thread.daemon = True
@@ -274,7 +275,8 @@ class SourceSnapshot:
             )
         is_retryable = isinstance(error, SourceUnavailable)
         was_ended = is_retryable or error.sqlstate == QUERY_CANCELED
-        if was_ended and not isinstance(error, SnapshotLost) and self._left < _WATCH_SECONDS:
+        is_old = self._ended.is_set() or self._left < _WATCH_SECONDS
+        if was_ended and is_old and not isinstance(error, SnapshotLost):
             return self._too_old()
         return error
 
