@@ -40,7 +40,7 @@ def test_a_row_that_no_window_holds_fails_it_with_its_key(
         'error: verification of "public.items" on target "postgres_default" failed: '
         "rows 1 different\n"
         "detail: The source snapshot has 1000 rows, "
-        f'"{result.target}" would have 1000 (deletes: hard). Different: 77. '
+        f"{result.target} would have 1000 (deletes: hard). Different: 77. "
         "Nothing was published.\n"
         "hint: Run the table once with --full-refresh; if it happens again, please report it."
     )

@@ -36,7 +36,7 @@ def test_an_emptied_source_publishes_nothing_until_allowed(
 
     assert failure(report) == (
         "GuardTripped",
-        f'"public.items" is empty, "{RAW_WRITTEN}" in target "postgres_default" is not',
+        f'"public.items" is empty, {RAW_WRITTEN} in target "postgres_default" is not',
     )
     assert target.execute(f"SELECT count(*) FROM {RAW}") == [(1000,)]
     allowed = land_one(items, target, table, allow_deletes=True)
@@ -188,9 +188,7 @@ def test_a_second_run_is_refused_while_the_first_is_alive(
     report = land(items, target, {**FULL, "batch_size": 300}, after_chunk=run_again)
 
     assert report.status == "done"
-    assert seen == [
-        ("LeaseHeld", f'another run writes "{RAW_WRITTEN}" in target "postgres_default"')
-    ]
+    assert seen == [("LeaseHeld", f'another run writes {RAW_WRITTEN} in target "postgres_default"')]
     assert leftovers(target) == []
 
 
@@ -227,5 +225,5 @@ def test_a_taken_token_fences_the_next_chunk(items: Database, target: Database) 
 
     assert failure(report) == (
         "LeaseHeld",
-        f'the lease of "{RAW_WRITTEN}" was taken over by another run',
+        f"the lease of {RAW_WRITTEN} was taken over by another run",
     )
