@@ -33,7 +33,7 @@ def test_what_a_dead_run_left_is_collected_by_another_tables_run(
     target.execute(
         "INSERT INTO extract_load.leases"
         " (target_schema, target_table, token, run_id, backend_pid, backend_start)"
-        " VALUES ('raw_data', 'digitalocean_items', gen_random_uuid(), 'dead', 0, now())"
+        " VALUES ('raw_data', 'digitalocean_items', gen_random_uuid(), 'dead', 1, now())"
     )
     land_one(items, target, OTHER)
     assert len(leftovers(target)) == 3, "it may still be gone on from"

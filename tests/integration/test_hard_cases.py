@@ -426,6 +426,7 @@ def test_a_lease_that_was_taken_since_is_not_taken_for_ownerless(
         "token": "00000000-0000-0000-0000-000000000000",
         "run_id": "c",
         "expiry_seconds": 30,
+        "is_pooled": False,
     }
     where = parameters(items, target)
     with Session(where, "target", "extract-load a") as a, Session(where, "target") as c:
