@@ -35,7 +35,7 @@ Query = str | sql.Composable
 Row = tuple[Any, ...]
 
 _PINNED = {
-    # One text form of every value, whatever the servers' defaults (design of `verify`).
+    # One text form of every value, whatever the servers' defaults: `digests` compares texts.
     "datestyle": "ISO, MDY",
     "intervalstyle": "postgres",
     "timezone": "UTC",

@@ -12,7 +12,7 @@
     ├── SchemaMismatch       source and raw table do not fit together
     ├── GuardTripped         publishing was refused to protect the raw table
     ├── LeaseHeld            another run writes this raw table now (retryable)
-    └── VerificationFailed   the counts do not add up; nothing was published
+    └── VerificationFailed   source, scratch and raw table disagree; nothing was published
 
 The form is PostgreSQL's own (manual, "Error Message Style Guide"): primary, detail, hint.
 """
@@ -136,4 +136,4 @@ class LeaseHeld(ExtractLoadError):
 
 
 class VerificationFailed(ExtractLoadError):
-    """Counts of source, scratch and raw table do not add up."""
+    """Source, scratch and raw table do not hold the same rows, by count or by digest."""

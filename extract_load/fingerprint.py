@@ -59,8 +59,8 @@ def make_fingerprint(
 ) -> Fingerprint:
     """Returns everything that changes what is read without a new xmin on any row.
 
-    A missing value (ADD COLUMN ... DEFAULT), a renamed enum label, a dropped and added column or
-    another table under the same name change what is read without a new xmin on any row.
+    Such are a missing value (ADD COLUMN ... DEFAULT), a renamed enum label, a dropped and added
+    column, another table under the same name.
     """
     is_incremental = settings.sync_mode is SyncMode.INCREMENTAL_SYNC
     return {

@@ -145,7 +145,7 @@ def finish_table_run(session: Session, facts: Mapping[str, Any]) -> None:
 
 
 def read_watermark(session: Session, target: TableName) -> Watermark | None:
-    """Returns what is known of a raw table, or None where this project did not create it."""
+    """Returns what is known of a raw table, or None where none was ever published."""
     rows = session.execute(queries("ledger")["read_watermark"], _named(target))
     if not rows:
         return None

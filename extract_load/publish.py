@@ -64,7 +64,7 @@ def publish(
         prove: Raises where the raw table, as it would be published, is not what it should be.
 
     Raises:
-        VerificationFailed: If counts do not add up.
+        VerificationFailed: If counts do not add up, or `prove` finds rows that differ.
         GuardTripped: If too much would be deleted.
         LeaseHeld: If another run took the lease over.
         TargetUnavailable: If another transaction changed the same rows, or the target lost chunks

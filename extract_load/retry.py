@@ -1,7 +1,7 @@
 """What a server's refusal means: which of our errors it is, and whether trying again may help.
 
-The one place that knows SQLSTATEs (manual, appendix A) and, because a failed connect carries
-none in psycopg2, the texts libpq and the server use then.
+It knows SQLSTATEs (manual, appendix A) and, because a failed connect carries none in psycopg2,
+the texts libpq and the server use then.
 """
 
 import random

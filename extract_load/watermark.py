@@ -26,7 +26,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Watermark:
-    """What the ledger knows of a raw table that this project created."""
+    """What the ledger knows of a raw table that was published."""
 
     target_oid: int
     identity: dict[str, Any] | None
