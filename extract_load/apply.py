@@ -1,6 +1,6 @@
 """Making the raw table equal to what was landed, inside the publishing transaction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from psycopg2 import sql
 from extract_load.catalog import read_columns
 from extract_load.config import Deletes
 from extract_load.connection import Session
-from extract_load.deletes import Evidence, count_live, guard
+from extract_load.deletes import SourceFacts, count_live, guard
 from extract_load.difference import (
     delete_gone,
     differs_in,
@@ -24,6 +24,7 @@ from extract_load.difference import (
 from extract_load.errors import TargetError
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.ledger import SCRATCH_SCHEMA
+from extract_load.load import count_scratch
 from extract_load.multiset import delete_surplus, insert_missing
 from extract_load.raw_table import ForeignKey, read_foreign_keys
 from extract_load.table_plan import TablePlan
@@ -47,9 +48,8 @@ def apply_difference(
     session: Session,
     plan: TablePlan,
     loaded_at: str,
+    facts: SourceFacts,
     *,
-    evidence: Evidence,
-    source_rows: int | None,
     allow_deletes: bool,
 ) -> Applied:
     """Deletes the gone, updates what differs, inserts what is new; equal rows are not touched.
@@ -58,8 +58,7 @@ def apply_difference(
         session: In the publishing transaction.
         plan: The table's.
         loaded_at: The publish's own time, for every row it changes.
-        evidence: What tells which rows are gone.
-        source_rows: Rows of the snapshot, where they were counted.
+        facts: What the snapshot holds.
         allow_deletes: Whether the guards are off.
 
     Raises:
@@ -67,30 +66,14 @@ def apply_difference(
         TargetError: If a unique index of somebody else's does not take the rows, or a foreign key
             forbids a change or would spread it.
     """
-    applied = _apply(session, plan, loaded_at, evidence, source_rows, allow_deletes=allow_deletes)
+    deleted = _delete(session, plan, loaded_at, facts, allow_deletes=allow_deletes)
+    late = late_condition(plan)
+    insert = insert_new if plan.key else insert_missing
+    updated, late_updated = _update(session, plan, loaded_at, late) if plan.key else (0, 0)
+    with _explained(plan):
+        inserted, late_inserted = _changed(session, insert(plan, loaded_at), late)
     with _explained(plan):  # now, not at COMMIT, where nobody could tell what they are about
         session.execute("SET CONSTRAINTS ALL IMMEDIATE", doing="check deferred constraints")
-    return applied
-
-
-def _apply(
-    session: Session,
-    plan: TablePlan,
-    loaded_at: str,
-    evidence: Evidence,
-    source_rows: int | None,
-    *,
-    allow_deletes: bool,
-) -> Applied:
-    deleted = _delete(session, plan, loaded_at, evidence, source_rows, allow_deletes=allow_deletes)
-    if not plan.key:
-        with _explained(plan):
-            inserted, _ = _changed(session, insert_missing(plan, loaded_at), None)
-        return Applied(inserted, deleted=deleted)
-    late = late_condition(plan)
-    updated, late_updated = _update(session, plan, loaded_at, late)
-    with _explained(plan):
-        inserted, late_inserted = _changed(session, insert_new(plan, loaded_at), late)
     return Applied(inserted, updated, deleted, late_updated + late_inserted)
 
 
@@ -101,13 +84,12 @@ def _delete(
     session: Session,
     plan: TablePlan,
     loaded_at: str,
-    evidence: Evidence,
-    source_rows: int | None,
+    facts: SourceFacts,
     *,
     allow_deletes: bool,
 ) -> int:
     removed = deleted = 0
-    keys = evidence.keys
+    keys, among = facts.evidence.keys, facts.evidence.among
     if plan.deletes is Deletes.HARD and plan.has_tombstones:
         removed = _deleted(session, plan, purge_tombstones(plan))
     if keys is not None or plan.has_ambiguous_rows:
@@ -116,11 +98,11 @@ def _delete(
             removed += _deleted(session, plan, remove_ambiguous(plan))
             deleted = live - count_live(session, plan)  # tombstones were gone before
         if keys is not None and plan.key:
-            deleted += _deleted(session, plan, delete_gone(plan, keys, loaded_at, evidence.among))
+            deleted += _deleted(session, plan, delete_gone(plan, keys, loaded_at, among))
         elif keys is not None:
             deleted += _deleted(session, plan, delete_surplus(plan, loaded_at))
         if not allow_deletes:
-            rows = _count(session, plan.scratch) if source_rows is None else source_rows
+            rows = count_scratch(session, plan) if facts.rows is None else facts.rows
             # Without a key a changed row is one gone and one new: only a net loss is a loss.
             gone_rows = deleted if plan.key else max(0, live - rows)
             guard(plan, source_rows=rows, live_rows=live, gone_rows=gone_rows)
@@ -136,7 +118,9 @@ def _deleted(session: Session, plan: TablePlan, statement: sql.Composable) -> in
 
 def _refuse_spreading(session: Session, plan: TablePlan) -> None:
     """Refuses a delete that changed rows of tables which are not ours; it is rolled back."""
-    spreading = [key for key in _foreign_keys(session, plan) if key.spreads_deletes]
+    spreading = [
+        key for key in read_foreign_keys(session, plan.settings.target) if key.spreads_deletes
+    ]
     if spreading:
         raise TargetError(
             f"{_where(plan)} has rows that are gone, and a foreign key would spread the delete",
@@ -148,11 +132,7 @@ def _refuse_spreading(session: Session, plan: TablePlan) -> None:
 _KEEP_ROWS = 'Drop the foreign key, or keep the rows in the raw table with "deletes: soft".'
 
 
-def _foreign_keys(session: Session, plan: TablePlan) -> tuple[ForeignKey, ...]:
-    return read_foreign_keys(session, plan.settings.target)
-
-
-def _told(keys: list[ForeignKey] | tuple[ForeignKey, ...]) -> str:
+def _told(keys: Sequence[ForeignKey]) -> str:
     return ", ".join(
         f'"{key.name}" of {key.table} (ON DELETE {key.on_delete}, ON UPDATE {key.on_update})'
         for key in keys
@@ -170,7 +150,7 @@ def _update(
     The index is asked row by row, so two rows that exchange their values meet in the middle.
     """
     raw = plan.settings.target
-    held = _foreign_keys(session, plan)
+    held = read_foreign_keys(session, raw)
     _refuse_resets(session, plan, held)
     session.execute("SAVEPOINT in_place")
     try:
@@ -276,7 +256,3 @@ def _changed(
 
 def _where(plan: TablePlan) -> str:
     return f'{plan.settings.target.said} in target "{plan.settings.target_connection}"'
-
-
-def _count(session: Session, table: TableName) -> int:
-    return int(session.execute(sql.SQL("SELECT count(*) FROM {}").format(table.sql))[0][0])

@@ -48,6 +48,15 @@ class Evidence:
     """The condition for a raw row `t` to be gone when its key is not in `keys`."""
 
 
+@dataclass(frozen=True)
+class SourceFacts:
+    """What was learnt of the source in the snapshot."""
+
+    rows: int | None
+    """Rows of the table; None when nobody asked."""
+    evidence: Evidence
+
+
 def gather(session: Session, source: SourceSnapshot, load: Load, source_rows: int) -> Evidence:
     """Returns what tells which rows are gone, reading keys only where counts do not prove it.
 

@@ -18,7 +18,7 @@ from extract_load.comparison import proof_of
 from extract_load.config import Deletes, TableSettings, duration_text
 from extract_load.connection import WRITE_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
-from extract_load.deletes import gather
+from extract_load.deletes import SourceFacts, gather
 from extract_load.errors import (
     ExtractLoadError,
     LeaseHeld,
@@ -34,7 +34,7 @@ from extract_load.extract import count_rows
 from extract_load.fingerprint import fingerprint_of, is_altered
 from extract_load.load import Load, finish_scratch, prepare
 from extract_load.look import look_and_plan, read_target_state
-from extract_load.publish import Publication, SourceFacts, publish
+from extract_load.publish import Publication, publish
 from extract_load.repair import repair
 from extract_load.resume import Resumed, remaining, why_not_repaired
 from extract_load.retry import Patience, attempt

@@ -69,7 +69,7 @@ def prepare(session: Session, load: Load) -> Resumed:
         is_there = _has_table(session, plan.scratch)
         found = load.checkpoints.read(session) if is_there else []
         resumed = resume(plan, load.snapshot.id, found)
-        if resumed.kept and count(session, plan.scratch) != sum(each.rows for each in found):
+        if resumed.kept and count_scratch(session, plan) != sum(each.rows for each in found):
             resumed = Resumed(dropped=tuple(found), why_dropped=_OTHER_ROWS)
         if resumed.kept:
             load.checkpoints.discard(session, plan.scratch, resumed.dropped)
@@ -206,6 +206,12 @@ def build_key(session: Session, plan: TablePlan, table: TableName) -> None:
     )
 
 
+def count_scratch(session: Session, plan: TablePlan) -> int:
+    """Returns how many rows are landed."""
+    query = sql.SQL("SELECT count(*) FROM {}").format(plan.scratch.sql)
+    return int(session.execute(query)[0][0])
+
+
 def drop_scratch(session: Session, load: Load) -> None:
     """Drops what this table's runs left beside the raw table, in the caller's transaction."""
     for table in ledger.scratch_tables(load.target, load.plan.scratch.table):
@@ -223,8 +229,3 @@ def copy_in_query(plan: TablePlan, table: TableName) -> sql.Composable:
         sql.SQL("({})").format(columns_sql(names)) if names else sql.SQL(""),
         sql.SQL(plan.contract.copy_format),
     )
-
-
-def count(session: Session, table: TableName) -> int:
-    """Returns how many rows a table has."""
-    return int(session.execute(sql.SQL("SELECT count(*) FROM {}").format(table.sql))[0][0])

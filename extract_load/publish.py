@@ -15,22 +15,13 @@ from extract_load.apply import Applied, apply_difference
 from extract_load.config import Deletes, SyncMode
 from extract_load.connection import Session
 from extract_load.cursor import cursor_of
-from extract_load.deletes import Evidence, count_live
+from extract_load.deletes import SourceFacts, count_live
 from extract_load.errors import TargetError, TargetUnavailable, VerificationFailed
-from extract_load.load import Load, count, drop_scratch
+from extract_load.load import Load, count_scratch, drop_scratch
 from extract_load.modes import MODES
 from extract_load.resume import uncovered_leaves
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
-
-
-@dataclass(frozen=True)
-class SourceFacts:
-    """What was learnt of the source in the snapshot."""
-
-    rows: int | None
-    """Rows of the table; None when nobody asked."""
-    evidence: Evidence
 
 
 @dataclass(frozen=True)
@@ -80,14 +71,7 @@ def publish(
         applied = Applied(inserted=scratch_rows)
         _name_first_load(session, plan, loaded_at)
     else:
-        applied = apply_difference(
-            session,
-            plan,
-            loaded_at,
-            evidence=facts.evidence,
-            source_rows=facts.rows,
-            allow_deletes=allow_deletes,
-        )
+        applied = apply_difference(session, plan, loaded_at, facts, allow_deletes=allow_deletes)
     _verify_live_rows(session, plan, facts)
     if prove is not None:
         prove(session)
@@ -143,7 +127,7 @@ def _verified_scratch_rows(session: Session, load: Load, facts: SourceFacts) -> 
     if any(each.snapshot.id != load.snapshot.id for each in found):
         raise _failed(plan, "chunks of another snapshot were not repaired")
     copied = sum(checkpoint.rows for checkpoint in found)
-    scratch_rows = count(session, plan.scratch)
+    scratch_rows = count_scratch(session, plan)
     if plan.verifies_counts and scratch_rows != copied:
         raise _failed(
             plan, f"the scratch table has {scratch_rows} rows, its chunks brought {copied}"

@@ -21,7 +21,7 @@ from extract_load.difference import same_key
 from extract_load.errors import VerificationFailed
 from extract_load.extract import copy_keys_query, copy_leaf_query, count_leaf
 from extract_load.identifiers import columns_sql
-from extract_load.load import Load, copy_in_keys, copy_in_query, copy_into, count, create_keys
+from extract_load.load import Load, copy_in_keys, copy_in_query, copy_into, count_scratch, create_keys
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import NOTHING_COPIED, CopyStats
 from extract_load.watermark import xmin_predicate
@@ -119,7 +119,7 @@ def _delete_gone(
     Scratch holds all that it should by now, so equal counts prove that it holds nothing else.
     """
     plan = load.plan
-    if count(session, plan.scratch) == expected:
+    if count_scratch(session, plan) == expected:
         return 0
     create_keys(session, load)
     for leaf in plan.source.leaves:
@@ -142,7 +142,7 @@ def _delete_gone(
 
 
 def _require_rows(session: Session, load: Load, expected: int) -> None:
-    found = count(session, load.plan.scratch)
+    found = count_scratch(session, load.plan)
     if found == expected:
         return
     raise VerificationFailed(
