@@ -294,6 +294,15 @@ class SessionRegistry:
             self._open.add(session)
         return session
 
+    @contextmanager
+    def opened(self, parameters: ConnectionParameters, side: Side) -> Iterator[Session]:
+        """Yields a new session that `end_all` knows, and closes it."""
+        session = self.open(parameters, side)
+        try:
+            yield session
+        finally:
+            self.close(session)
+
     def close(self, session: Session) -> None:
         """Closes a session and forgets it."""
         session.close()

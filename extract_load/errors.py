@@ -61,6 +61,22 @@ class ExtractLoadError(Exception):
         }
 
 
+def error_of(exc: Exception, outcome: str) -> ExtractLoadError:
+    """Returns the error of one table: itself, or what tells of a fault of this program.
+
+    Args:
+        exc: What was raised.
+        outcome: What came of it, one sentence.
+    """
+    if isinstance(exc, ExtractLoadError):
+        return exc
+    return ExtractLoadError(
+        f"unexpected {type(exc).__name__}",
+        f"{exc}. {outcome}",
+        "Run the table with --debug and report the traceback: this is a fault of the program.",
+    )
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong in the settings."""

@@ -119,7 +119,7 @@ def _not_castable(plan: TablePlan, error: TargetError) -> SchemaMismatch:
     return SchemaMismatch(
         f'{plan.settings.target.said} in target "{plan.settings.target_connection}" holds values '
         "that no cast brings into their column's new type",
-        f"{error.detail} In: {altered}. Nothing was changed.",
+        f"{error.detail}. In: {altered}. Nothing was changed.",
         "Drop that column from the raw table and run again: it is added at the end, and filled "
         "from the source.",
     )

@@ -18,7 +18,7 @@ from extract_load.collect import collect
 from extract_load.config import Settings, TableSettings
 from extract_load.connection import Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters, Resolver
-from extract_load.errors import ExtractLoadError
+from extract_load.errors import ExtractLoadError, error_of
 from extract_load.extract import Estimate, estimate
 from extract_load.governor import Governor
 from extract_load.landing import Landing, LandingOptions
@@ -217,7 +217,7 @@ class Run:
                 landing.steadily(_in_ledger(ledger.finish_table_run, self.run_id, table, result))
                 return result
         except Exception as exc:
-            error = exc if isinstance(exc, ExtractLoadError) else _unexpected(exc)
+            error = error_of(exc, "Nothing was published.")
             logger.debug("failed", exc_info=True)
             logger.error("failed", extra={"why": error.primary})  # noqa: TRY400 - no traceback
             result = replace(
@@ -341,15 +341,6 @@ def _in_ledger(
             write(session, _facts(run_id, table, result))
 
     return written
-
-
-def _unexpected(exc: Exception) -> ExtractLoadError:
-    """A fault of this program, as a failure of one table."""
-    return ExtractLoadError(
-        f"unexpected {type(exc).__name__}",
-        f"{exc}. Nothing was published.",
-        "Run the table with --debug and report the traceback: this is a fault of the program.",
-    )
 
 
 def _with_counts(result: TableResult, landing: Landing | None) -> TableResult:

@@ -23,7 +23,7 @@ from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import count_live
 from extract_load.equality import TableDifference
-from extract_load.errors import ExtractLoadError, TargetError
+from extract_load.errors import TargetError, error_of
 from extract_load.extract import count_rows
 from extract_load.governor import Governor
 from extract_load.landing import LandingOptions
@@ -31,7 +31,7 @@ from extract_load.look import plan_in, read_target_state
 from extract_load.publish import Publication
 from extract_load.runner import Run, RunOptions
 from extract_load.snapshot import SourceSnapshot
-from extract_load.table_plan import TablePlan, TargetState
+from extract_load.table_plan import TablePlan
 from extract_load.verdict import DIFFERENT, EQUAL, PENDING, TableVerdict, VerifyReport
 
 logger = log.get_logger(__name__)
@@ -115,7 +115,11 @@ class Verification:
 
     def _looked_at(self, table: TableSettings) -> TableVerdict:
         """The target first: then the source's snapshot is newer than what is published."""
-        with self._session(table) as session, session.transaction(READ_CONSISTENT):
+        parameters = self._connections[table.target_connection]
+        with (
+            self._registry.opened(parameters, "target") as session,
+            session.transaction(READ_CONSISTENT),
+        ):
             state = read_target_state(session, table)
             if state.raw is None:
                 raise TargetError(
@@ -127,14 +131,6 @@ class Verification:
             with self._snapshot(table) as source:
                 plan = plan_in(table, source, state)
                 return _verdict(source, session, plan, since_publish(plan))
-
-    @contextmanager
-    def _session(self, table: TableSettings) -> Iterator[Session]:
-        session = self._registry.open(self._connections[table.target_connection], "target")
-        try:
-            yield session
-        finally:
-            self._registry.close(session)
 
     @contextmanager
     def _snapshot(self, table: TableSettings) -> Iterator[SourceSnapshot]:
@@ -168,7 +164,7 @@ def _verdict(
 ) -> TableVerdict:
     found = (
         compare_table(source, session, plan, standing)
-        if _has_columns(plan.target, plan)
+        if _has_columns(plan)
         else _all_pending(source, session, plan)
     )
     status = PENDING if found.pending_count else EQUAL
@@ -177,8 +173,9 @@ def _verdict(
     return TableVerdict(plan.settings, status, found)
 
 
-def _has_columns(state: TargetState, plan: TablePlan) -> bool:
-    return state.raw is not None and all(state.raw.column(name) for name in plan.contract.names)
+def _has_columns(plan: TablePlan) -> bool:
+    raw = plan.target.raw
+    return raw is not None and all(raw.column(name) for name in plan.contract.names)
 
 
 def _all_pending(source: SourceSnapshot, session: Session, plan: TablePlan) -> TableDifference:
@@ -190,14 +187,7 @@ def _all_pending(source: SourceSnapshot, session: Session, plan: TablePlan) -> T
 
 
 def _failed(table: TableSettings, exc: Exception) -> TableVerdict:
-    if isinstance(exc, ExtractLoadError):
-        return TableVerdict(table, error=exc)
-    unexpected = ExtractLoadError(
-        f"unexpected {type(exc).__name__}",
-        f"{exc}. The table was not compared.",
-        "Run it with --debug and report the traceback: this is a fault of the program.",
-    )
-    return TableVerdict(table, error=unexpected)
+    return TableVerdict(table, error=error_of(exc, "The table was not compared."))
 
 
 def _place(table: TableSettings) -> tuple[str, tuple[str, str]]:

@@ -43,7 +43,8 @@ def explained(source: Database, target: Database, table: dict[str, Any]) -> str:
     run = prepared_run(source, target, table)
     chosen = settings(table).tables[0]
     snapshot = run._source(chosen)
-    with Session(run._connections[chosen.target_connection], "target") as session:
+    parameters = run._connections[chosen.target_connection]
+    with run._registry.opened(parameters, "target") as session:
         plan = look_and_plan(chosen, snapshot, session)
     raw = snapshot.holder._raw
     query = copy_out_query(plan, plan.chunks[0]).as_string(raw)
