@@ -84,7 +84,7 @@ class ServerPair:
 
 
 @dataclass(frozen=True)
-class Landing:
+class LandedType:
     """The type a value lands in."""
 
     target_type: str
@@ -96,16 +96,16 @@ class Landing:
     equality: tuple[str, str] = BUILTIN_EQUALITY
 
 
-_AS_TEXT = Landing("text", "text")
-_AS_TEXTS = Landing("text[]", "text[]")
+_AS_TEXT = LandedType("text", "text")
+_AS_TEXTS = LandedType("text[]", "text[]")
 
 
-def landing_of(
+def landed_type(
     type_: TypeDefinition,
     type_text: str,
     types: Mapping[int, TypeDefinition],
     servers: ServerPair,
-) -> Landing:
+) -> LandedType:
     """Returns what a type lands in.
 
     Args:
@@ -116,7 +116,7 @@ def landing_of(
     """
     if type_.base_oid:
         base_text = type_.base_text or ""
-        base = landing_of(types[type_.base_oid], base_text, types, servers)
+        base = landed_type(types[type_.base_oid], base_text, types, servers)
         return replace(base, cast_type=base.cast_type or base_text)
     if type_.is_builtin and servers.has_builtin(type_.name):
         return _kept_builtin(type_.name, type_text, servers)
@@ -126,7 +126,7 @@ def landing_of(
     known = None if held.base_oid else servers.known(held)
     if known is None:
         return _AS_TEXTS if type_.element_oid else _AS_TEXT
-    return Landing(
+    return LandedType(
         known.text + type_text.removeprefix(held.plain_text),
         is_binary_safe=False,
         is_extension=True,
@@ -134,11 +134,11 @@ def landing_of(
     )
 
 
-def _kept_builtin(name: str, type_text: str, servers: ServerPair) -> Landing:
+def _kept_builtin(name: str, type_text: str, servers: ServerPair) -> LandedType:
     target_type = type_text
     scaled = _SCALED.fullmatch(type_text)
     if scaled and servers.target.version < _ANY_SCALE_SINCE:
         is_usual = 0 <= int(scaled["scale"]) <= int(scaled["precision"])
         if not is_usual:
             target_type = type_text.replace(type_text[7 : type_text.index(")") + 1], "")
-    return Landing(target_type, is_binary_safe=servers.is_binary_safe(name))
+    return LandedType(target_type, is_binary_safe=servers.is_binary_safe(name))

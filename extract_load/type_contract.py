@@ -14,7 +14,7 @@ from psycopg2 import sql
 from extract_load.catalog import Column, TableSchema
 from extract_load.config import Mask
 from extract_load.errors import SchemaMismatch
-from extract_load.kept_types import Landing, ServerPair, landing_of
+from extract_load.kept_types import LandedType, ServerPair, landed_type
 from extract_load.masking import masked_expression
 from extract_load.target_types import BUILTIN_EQUALITY
 
@@ -133,7 +133,7 @@ def make_contract(
         tuple(
             _column_contract(
                 column,
-                landing_of(types[column.type_oid], column.type_text, types, servers),
+                landed_type(types[column.type_oid], column.type_text, types, servers),
                 masks.get(column.name),
                 is_key=column.name in key,
             )
@@ -144,20 +144,20 @@ def make_contract(
 
 
 def _column_contract(
-    column: Column, landing: Landing, mask: Mask | None, *, is_key: bool
+    column: Column, landed: LandedType, mask: Mask | None, *, is_key: bool
 ) -> ColumnContract:
-    is_mapped = landing.cast_type is not None or landing.target_type != column.type_text
-    is_other_name = landing.is_extension and landing.cast_type is None
+    is_mapped = landed.cast_type is not None or landed.target_type != column.type_text
+    is_other_name = landed.is_extension and landed.cast_type is None
     treatment = Treatment.MAPPED if is_mapped and not is_other_name else Treatment.IDENTICAL
     return ColumnContract(
         name=column.name,
         treatment=treatment if mask is None else Treatment.MASKED,
         source_type=column.type_text,
-        target_type="text" if mask is Mask.SHA256 else landing.target_type,
-        cast_type=landing.cast_type,
-        is_binary_safe=landing.is_binary_safe or mask is not None,
+        target_type="text" if mask is Mask.SHA256 else landed.target_type,
+        cast_type=landed.cast_type,
+        is_binary_safe=landed.is_binary_safe or mask is not None,
         is_not_null=(column.is_not_null and mask is not Mask.NULL) or is_key,
         comment=column.comment,
         mask=mask,
-        equality=landing.equality,
+        equality=landed.equality,
     )

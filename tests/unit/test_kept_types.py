@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from extract_load.catalog import TypeDefinition
-from extract_load.kept_types import Landing, ServerPair, landing_of
+from extract_load.kept_types import LandedType, ServerPair, landed_type
 from extract_load.target_types import KnownType, TargetTypes
 
 CITEXT = TypeDefinition(900, "public", "citext", "b", 0, 0, None, (), (), "citext", "public.citext")
@@ -41,8 +41,8 @@ def pair(source: int = 18, target: int = 18, *lacking: str, **keys: Any) -> Serv
 LATEST = pair()
 
 
-def landing(type_: TypeDefinition, text: str = "", servers: ServerPair = LATEST) -> Landing:
-    return landing_of(type_, text or type_.plain_text, {**TYPES, 1: builtin("int4")}, servers)
+def landing(type_: TypeDefinition, text: str = "", servers: ServerPair = LATEST) -> LandedType:
+    return landed_type(type_, text or type_.plain_text, {**TYPES, 1: builtin("int4")}, servers)
 
 
 def test_a_type_of_an_extension_the_target_has_stays_under_the_targets_name() -> None:
