@@ -5,17 +5,11 @@ Pure: takes catalogs, gives refusals.
 
 from collections.abc import Iterator, Sequence
 
-from extract_load.catalog import TableSchema
+from extract_load.catalog import KINDS, TableSchema
 from extract_load.errors import TargetError
 from extract_load.schema_difference import Sides
 from extract_load.type_contract import DELETED_AT, LANDING_COLUMNS, LOADED_AT
 
-_KINDS = {
-    "p": "a partitioned table",
-    "v": "a view",
-    "m": "a materialized view",
-    "f": "a foreign table",
-}
 _TIMESTAMP = "timestamp with time zone"
 
 
@@ -39,7 +33,7 @@ def require_adoptable(sides: Sides) -> None:
 
 def _reasons(sides: Sides, raw: TableSchema) -> Iterator[str]:
     if raw.kind != "r":
-        yield f"It is {_KINDS[raw.kind]}: only a plain table can be written by a run."
+        yield f"It is {KINDS[raw.kind]}: only a plain table can be written by a run."
         return
     yield from _table_reasons(sides, raw)
     yield from _landed_reasons(sides, raw)

@@ -10,6 +10,14 @@ from extract_load.connection import Session
 from extract_load.identifiers import TableName
 from extract_load.sql import queries
 
+KINDS = {
+    "p": "a partitioned table",
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+}
+"""What a relation is that is no plain table, by pg_class.relkind, for people."""
+
 
 @dataclass(frozen=True)
 class ServerCut:

@@ -16,7 +16,16 @@ from extract_load.config import Deletes, SyncMode, Verify
 from extract_load.connection import Session
 from extract_load.difference import is_live
 from extract_load.digests import Value
-from extract_load.equality import NO_ROW, Finding, Part, Side, TableDifference, compare, keys_text
+from extract_load.equality import (
+    EVERY_ROW,
+    NO_ROW,
+    Finding,
+    Part,
+    Side,
+    TableDifference,
+    compare,
+    keys_text,
+)
 from extract_load.errors import VerificationFailed
 from extract_load.extract import from_leaf
 from extract_load.fingerprint import altered_leaves
@@ -24,7 +33,6 @@ from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
 from extract_load.watermark import xmin_predicate, xmin_window
 
-_EVERY_ROW = sql.SQL("true")
 _NAMES = ("reg", "aclitem")
 """How types begin whose texts are names in the catalog: renaming an object changes them."""
 _NAMED_IN_ERRORS = 5
@@ -58,7 +66,7 @@ def published(plan: TablePlan) -> Standing:
 
 def unknown(plan: TablePlan) -> Standing:
     """Returns the standing where nothing is known of what is published."""
-    return Standing(is_same=False, recent=_for_all(plan, _EVERY_ROW))
+    return Standing(is_same=False, recent=_for_all(plan, EVERY_ROW))
 
 
 def since_publish(plan: TablePlan) -> Standing:
@@ -83,7 +91,7 @@ def since_publish(plan: TablePlan) -> Standing:
     altered = altered_leaves(watermark.fingerprint, plan.fingerprint)
     written = xmin_predicate(low, cut.xmax)
     recent = {
-        leaf.oid: written if leaf.shows_xmin and leaf.oid not in altered else _EVERY_ROW
+        leaf.oid: written if leaf.shows_xmin and leaf.oid not in altered else EVERY_ROW
         for leaf in leaves
     }
     return Standing(is_same=False, recent=recent, membership_moves=moves)

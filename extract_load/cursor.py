@@ -168,20 +168,13 @@ class Cursor:
         column = sql.SQL("{}::{}").format(sql.Identifier(self.name), sql.SQL(self.sql_type))
         if self.is_day_as_number:
             column = sql.SQL("lpad({}::text, 8, '0')").format(column)
-        values = sql.SQL("SELECT {} AS value FROM {}").format(column, landed)
+        values = sql.SQL(
+            "SELECT value FROM (SELECT {} AS value FROM {}) AS landed WHERE {}"
+        ).format(column, landed, self._tells(cut))
         if last is not None:
-            values = sql.SQL(
-                "SELECT value FROM ({}) AS landed WHERE {} UNION ALL SELECT {}"
-            ).format(
-                values,
-                self._tells(cut),
-                sql.SQL("{}::{}").format(
-                    sql.Literal(last), sql.SQL("text" if self.is_day_as_number else self.sql_type)
-                ),
-            )
-        else:
-            values = sql.SQL("SELECT value FROM ({}) AS landed WHERE {}").format(
-                values, self._tells(cut)
+            held_as = sql.SQL("text" if self.is_day_as_number else self.sql_type)
+            values = sql.SQL("{} UNION ALL SELECT {}::{}").format(
+                values, sql.Literal(last), held_as
             )
         return sql.SQL("SELECT seen.value::text FROM ({}) AS seen ORDER BY {} DESC LIMIT 1").format(
             values, self._ranked(sql.SQL("seen.value"), cut)

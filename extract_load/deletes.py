@@ -16,7 +16,7 @@ from extract_load.config import Deletes
 from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.difference import is_live, same_key
 from extract_load.digests import Buckets, key_digest
-from extract_load.equality import Sums, add_sums, at_once, differing_buckets
+from extract_load.equality import EVERY_ROW, Sums, add_sums, at_once, differing_buckets
 from extract_load.errors import GuardTripped, VerificationFailed
 from extract_load.extract import copy_keys_query, copy_rows_query, from_leaf
 from extract_load.identifiers import TableName
@@ -28,7 +28,6 @@ from extract_load.table_plan import Publish, TablePlan
 FEW_ROWS = 20
 """Up to this many deletes the ratio is not asked: five of ten rows are no accident."""
 
-EVERY_ROW = sql.SQL("true")
 _KEYS_PER_QUERY = 5000
 
 logger = log.get_logger(__name__)

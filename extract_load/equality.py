@@ -25,7 +25,7 @@ Sums = dict[int, tuple[int, int]]
 """Count and sum of digests, by bucket."""
 Result = TypeVar("Result")
 
-NO_ROW = sql.SQL("false")
+NO_ROW, EVERY_ROW = sql.SQL("false"), sql.SQL("true")
 LISTED_KEYS = 100
 """Where lists of keys end; counts are exact."""
 

@@ -56,7 +56,7 @@ def copy_leaf_query(plan: TablePlan, leaf: Leaf, among: sql.Composable) -> sql.C
 def copy_keys_query(plan: TablePlan, leaf: Leaf, among: sql.Composable) -> sql.Composable:
     """Returns the COPY that reads the keys of a leaf for which a condition holds."""
     return sql.SQL("COPY (SELECT {keys} FROM {leaf} WHERE {belongs} AND {among}) TO STDOUT").format(
-        keys=_key_expressions(plan),
+        keys=sql.SQL(", ").join(plan.contract.column(name).expression for name in plan.key),
         leaf=from_leaf(plan, leaf),
         belongs=plan.belongs,
         among=among,
@@ -81,7 +81,7 @@ def copy_rows_query(plan: TablePlan, leaf: Leaf, keys: list[tuple[str, ...]]) ->
         )
         for key in keys
     )
-    is_wanted = sql.SQL("({}) IN (VALUES {})").format(key_columns(plan), listed)
+    is_wanted = sql.SQL("({}) IN (VALUES {})").format(columns_sql(plan.key), listed)
     return copy_leaf_query(plan, leaf, is_wanted)
 
 
@@ -225,12 +225,3 @@ def from_leaf(plan: TablePlan, leaf: Leaf) -> sql.Composable:
     if leaf.oid == plan.source.oid:
         return sql.SQL("ONLY {}").format(leaf.name.sql)
     return sql.SQL("ONLY {} AS {}").format(leaf.name.sql, sql.Identifier(plan.source.name.table))
-
-
-def _key_expressions(plan: TablePlan) -> sql.Composable:
-    return sql.SQL(", ").join(plan.contract.column(name).expression for name in plan.key)
-
-
-def key_columns(plan: TablePlan) -> sql.Composed:
-    """Returns the key's columns, joined by commas."""
-    return columns_sql(plan.key)

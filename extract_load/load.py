@@ -9,7 +9,7 @@ from extract_load.catalog import Leaf
 from extract_load.checkpoints import Checkpoints, SnapshotMark
 from extract_load.chunking import Chunk
 from extract_load.connection import Session
-from extract_load.extract import copy_out_query, key_columns
+from extract_load.extract import copy_out_query
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.resume import Resumed, part_of, resume
 from extract_load.snapshot import SourceSnapshot
@@ -182,7 +182,7 @@ def create_keys(session: Session, load: Load) -> None:
 
 def copy_in_keys(load: Load) -> sql.Composable:
     """Returns the COPY that takes keys into their table."""
-    return sql.SQL("COPY {} ({}) FROM STDIN").format(load.keys.sql, key_columns(load.plan))
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(load.keys.sql, columns_sql(load.plan.key))
 
 
 def finish_scratch(session: Session, load: Load) -> None:
@@ -201,7 +201,7 @@ def finish_scratch(session: Session, load: Load) -> None:
 def build_key(session: Session, plan: TablePlan, table: TableName) -> None:
     """Builds the primary key of a table beside the raw table; fails on a key that stands twice."""
     session.execute(
-        sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(table.sql, key_columns(plan)),
+        sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(table.sql, columns_sql(plan.key)),
         doing=f"build the key ({', '.join(plan.key)}) of {plan.settings.source.said}",
     )
 

@@ -10,7 +10,7 @@ from psycopg2 import sql
 
 from extract_load.adoption import require_adoptable
 from extract_load.baseline import NO_RAW_TABLE, why_baseline
-from extract_load.catalog import Leaf, ServerCut, TableSchema
+from extract_load.catalog import KINDS, Leaf, ServerCut, TableSchema
 from extract_load.chosen_columns import key_of
 from extract_load.chunking import (
     TID_RANGE_VERSION,
@@ -40,8 +40,6 @@ from extract_load.table_plan import (
     servers_of,
 )
 from extract_load.watermark import Watermark
-
-_KINDS = {"f": "a foreign table", "m": "a materialized view", "v": "a view"}
 
 
 def plan_table(
@@ -120,7 +118,7 @@ def _require_row_versions(settings: TableSettings, source: TableSchema) -> None:
         return
     raise SourceError(
         f"{settings.source.said} cannot be read by xmin: {without[0].name.said} is "
-        f"{_KINDS[without[0].kind]}",
+        f"{KINDS[without[0].kind]}",
         "Its rows do not say which transaction wrote them.",
         'Set "late_rows" to lookback, or "sync_mode" to full_sync.'
         if is_cursor
