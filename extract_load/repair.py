@@ -21,7 +21,14 @@ from extract_load.difference import same_key
 from extract_load.errors import VerificationFailed
 from extract_load.extract import copy_keys_query, copy_leaf_query, count_leaf
 from extract_load.identifiers import columns_sql
-from extract_load.load import Load, copy_in_keys, copy_in_query, copy_into, count_scratch, create_keys
+from extract_load.load import (
+    Load,
+    copy_in_keys,
+    copy_in_query,
+    copy_into,
+    count_scratch,
+    create_keys,
+)
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import NOTHING_COPIED, CopyStats
 from extract_load.watermark import xmin_predicate

@@ -6,7 +6,7 @@ Pure: takes what was read, gives findings.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from extract_load.catalog import TableSchema, TypeDefinition
+from extract_load.catalog import KINDS, TableSchema, TypeDefinition
 from extract_load.config import LateRows, SyncMode, TableSettings
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.cursor import cursor_of
@@ -16,8 +16,6 @@ from extract_load.identifiers import quoted_name
 from extract_load.readable import hidden_columns, unreadable
 from extract_load.server_facts import SchemaRights, WritableTable
 from extract_load.table_plan import TablePlan
-
-_KINDS = {"f": "a foreign table", "m": "a materialized view", "v": "a view"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def _no_xmin(settings: TableSettings, schema: TableSchema) -> Iterator[Finding]:
             Severity.ERROR,
             Code.NO_XMIN,
             f'{settings.source.said} cannot be read by xmin: "{without[0].name}" is '
-            f"{_KINDS[without[0].kind]}",
+            f"{KINDS[without[0].kind]}",
             "Its rows do not say which transaction wrote them.",
             'Set "late_rows" to lookback, or "sync_mode" to full_sync.'
             if is_cursor
@@ -159,7 +157,7 @@ def key_findings(plan: TablePlan, check: KeyCheck) -> Iterator[Finding]:
     columns = ", ".join(map(quoted_name, plan.key))
     remedy = f"{_index(plan.source, columns, 'UNIQUE INDEX')}; and set its columns NOT NULL."
     if plan.source.kind not in {"r", "p"}:
-        remedy = f"Nothing can prove it of {_KINDS[plan.source.kind]}; land the tables behind it."
+        remedy = f"Nothing can prove it of {KINDS[plan.source.kind]}; land the tables behind it."
     if check.duplicate is not None or check.has_null:
         facts = [
             *([f"({', '.join(check.duplicate)}) stands twice."] if check.duplicate else []),

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from extract_load.connection import Session
 from extract_load.extract import copy_out_query
 from extract_load.look import look_and_plan
 from tests.support.landing import assert_equal, land, land_one, prepared_run, settings
