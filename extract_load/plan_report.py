@@ -3,10 +3,12 @@
 from typing import Any
 
 from extract_load.chunking import WholeTable
+from extract_load.config import duration_text
 from extract_load.dbt_models import Models
 from extract_load.errors import SchemaMismatch
 from extract_load.extract import Estimate
 from extract_load.report import bytes_text, text_table
+from extract_load.resume import why_not_repaired
 from extract_load.runner import PlannedTable
 from extract_load.status import TableStatus
 from extract_load.table_plan import Publish, TablePlan
@@ -14,6 +16,9 @@ from extract_load.table_plan import Publish, TablePlan
 _BYTES_PER_SECOND = 60e6
 _SECONDS_PER_TABLE = 0.2
 """What one worker of a small machine moves, for the estimate only."""
+_BYTES_SCANNED_PER_SECOND = 150e6
+_SCANS_TO_CLOSE = 3
+"""A closing pass reads the heap for what changed, for what should be loaded, and for a count."""
 
 
 def plan_as_dict(planned: PlannedTable, models: Models) -> dict[str, Any]:
@@ -47,6 +52,7 @@ def plan_as_dict(planned: PlannedTable, models: Models) -> dict[str, Any]:
         "estimated_bytes_sent": estimate.bytes_sent,
         "estimated_bytes_read": estimate.bytes_read,
         "estimated_seconds": _seconds(estimate),
+        "estimated_closing_seconds": _closing_seconds(plan),
         "copy_format": plan.contract.copy_format,
         "columns": [
             {
@@ -63,7 +69,7 @@ def plan_as_dict(planned: PlannedTable, models: Models) -> dict[str, Any]:
         "warnings": [
             *plan.warnings,
             *plan.schema_change.notes,
-            *filter(None, [plan.since_note]),
+            *filter(None, [plan.since_note, _too_short(planned)]),
         ],
         "error": None,
     }
@@ -166,6 +172,30 @@ def _notes(planned: PlannedTable, models: Models) -> str:
 
 def _seconds(estimate: Estimate) -> float:
     return round(_SECONDS_PER_TABLE + estimate.bytes_sent / _BYTES_PER_SECOND, 1)
+
+
+def _closing_seconds(plan: TablePlan) -> float | None:
+    """What bringing chunks of several snapshots to one takes; None where that cannot be done."""
+    if why_not_repaired(plan):
+        return None
+    heap_bytes = sum(leaf.table_bytes for leaf in plan.source.leaves)
+    return round(_SCANS_TO_CLOSE * heap_bytes / _BYTES_SCANNED_PER_SECOND, 1)
+
+
+def _too_short(planned: PlannedTable) -> str | None:
+    """A warning where a snapshot may reach its age before the table is done."""
+    plan, estimate, max_age = planned.plan, planned.estimate, planned.snapshot_max_age
+    if plan is None or estimate is None or max_age is None:
+        return None
+    closing, unfit = _closing_seconds(plan), why_not_repaired(plan)
+    needed = _seconds(estimate) if closing is None else closing
+    if needed <= max_age.total_seconds():
+        return None
+    what = "its closing pass" if unfit is None else f"all of it ({unfit})"
+    return (
+        f"{what} must be read in one snapshot, which may take {age_text(needed)}; "
+        f"snapshot_max_age is {duration_text(max_age)}"
+    )
 
 
 def _ddl(plan: TablePlan) -> list[str]:

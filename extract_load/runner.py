@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from extract_load import lease, ledger, log
@@ -65,6 +65,8 @@ class PlannedTable:
     table: TableSettings
     plan: TablePlan | None = None
     estimate: Estimate | None = None
+    snapshot_max_age: timedelta | None = None
+    """How old the snapshot it is read in may get."""
     error: ExtractLoadError | None = None
 
 
@@ -148,7 +150,8 @@ class Run:
             parameters = self._connections[table.target_connection]
             with Session(parameters, "target") as session:
                 plan = look_and_plan(table, source, session, self._options.landing.asked)
-            return PlannedTable(table, plan, estimate(source, plan))
+            max_age = self._settings.run.snapshot_max_age
+            return PlannedTable(table, plan, estimate(source, plan), max_age)
         except ExtractLoadError as error:
             return PlannedTable(table, error=error)
 
