@@ -18,7 +18,7 @@ _DESCRIBED_BY_ENVIRONMENT = {
     "TARGET_POSTGRES_CONN_ID": "postgres_default",
     "AIRFLOW_DB_CONN_ID": "airflow_db",
 }
-_TLS_EXTRAS = ("sslmode", "sslrootcert", "sslcert", "sslkey")
+_LIBPQ_EXTRAS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class ConnectionParameters:
     user: str
     password: str = field(repr=False, default="")
     port: int = DEFAULT_PORT
-    tls: tuple[tuple[str, str], ...] = ()
-    """libpq's sslmode, sslrootcert, sslcert and sslkey, where given."""
+    libpq: tuple[tuple[str, str], ...] = ()
+    """libpq's own parameters, where given: those of TLS, and target_session_attrs."""
     mask_salt: str = field(repr=False, default="")
     """What masked values are hashed with; as secret as the password."""
     target_disk_mb: int | None = None
@@ -53,7 +53,7 @@ class ConnectionParameters:
     @property
     def sslmode(self) -> str:
         """What was asked for; else `require`, and `prefer` on loopback and sockets."""
-        given = dict(self.tls).get("sslmode")
+        given = dict(self.libpq).get("sslmode")
         return given or ("prefer" if self.is_local else "require")
 
     @property
@@ -64,7 +64,7 @@ class ConnectionParameters:
     def as_libpq(self) -> dict[str, Any]:
         """Returns the keyword arguments of `psycopg2.connect`, password included."""
         return {
-            **dict(self.tls),
+            **dict(self.libpq),
             "sslmode": self.sslmode,
             "host": self.host,
             "port": self.port,
@@ -136,7 +136,7 @@ def connection_from_airflow(conn_id: str, fields: Mapping[str, Any]) -> Connecti
             user=fields.get("login") or "",
             password=fields.get("password") or "",
             port=int(fields.get("port") or DEFAULT_PORT),
-            tls=tuple((key, str(extra[key])) for key in _TLS_EXTRAS if extra.get(key)),
+            libpq=tuple((key, str(extra[key])) for key in _LIBPQ_EXTRAS if extra.get(key)),
             mask_salt=str(extra.get("mask_salt") or ""),
             target_disk_mb=int(extra["target_disk_mb"]) if extra.get("target_disk_mb") else None,
         )

@@ -15,7 +15,7 @@ def certificate_fault(parameters: ConnectionParameters) -> str | None:
 
     None where it can, or where nothing could be found out.
     """
-    given = dict(parameters.tls)
+    given = dict(parameters.libpq)
     root = given.get("sslrootcert")
     try:
         context = ssl.create_default_context(cafile=None if root in {None, "system"} else root)

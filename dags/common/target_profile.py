@@ -65,5 +65,5 @@ class TargetProfileMapping(PostgresUserPasswordProfileMapping):  # type: ignore[
             schema=found.database,
             login=found.user,
             password=found.password,
-            extra=json.dumps({**dict(found.tls), "sslmode": found.sslmode}),
+            extra=json.dumps({**dict(found.libpq), "sslmode": found.sslmode}),
         )

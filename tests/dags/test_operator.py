@@ -180,7 +180,7 @@ def test_airflows_connection_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> N
     assert found is not None
     assert found.address == "db.example.com:25060/shop"
     assert (found.user, found.password) == ("reader", SECRET)
-    assert dict(found.tls) == {"sslmode": "verify-full", "sslrootcert": "/ca.crt"}
+    assert dict(found.libpq) == {"sslmode": "verify-full", "sslrootcert": "/ca.crt"}
     assert SECRET not in repr(found)
 
 

@@ -18,7 +18,7 @@ EXPECTED = ConnectionParameters(
     database="shop",
     user="us@er",
     password="p/w",
-    tls=(("sslmode", "verify-full"), ("sslrootcert", "/ca")),
+    libpq=(("sslmode", "verify-full"), ("sslrootcert", "/ca")),
 )
 
 

@@ -138,7 +138,7 @@ def test_loopback_and_sockets_need_no_certificate(host: str) -> None:
 def test_what_is_not_known_of_a_way_is_told_by_its_settings() -> None:
     finding = one(list(tls_findings(SERVER, is_encrypted=None)))
     assert finding.what == 'sslmode "require" does not prove whom it talks to'
-    verified = replace(SERVER, tls=(("sslmode", "verify-full"),))
+    verified = replace(SERVER, libpq=(("sslmode", "verify-full"),))
     assert list(tls_findings(verified, is_encrypted=True)) == []
 
 
