@@ -6,8 +6,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -28,14 +26,13 @@ from extract_load.retry import attempt
 from extract_load.selection import resolve_all, select_tables
 from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
+from extract_load.tables_in_parallel import in_parallel
 
 Value = TypeVar("Value")
 
 logger = log.get_logger(__name__)
 
 _LEDGER_ATTEMPTS = 3
-_END_SECONDS = 1.0
-"""After a signal: for servers to take a cancel request, then for tables to tell the ledger."""
 
 
 def _no_progress(plan: TablePlan, counts: LandingCounts) -> None:
@@ -156,21 +153,12 @@ class Run:
             return PlannedTable(table, error=error)
 
     def _land_all(self) -> tuple[TableResult, ...]:
-        tables_in_parallel = self._settings.run.tables_in_parallel
-        pool = ThreadPoolExecutor(tables_in_parallel, thread_name_prefix="table")
-        futures = [pool.submit(copy_context().run, self._land, table) for table in self._tables]
+        at_once = self._settings.run.tables_in_parallel
         try:
-            results = tuple(future.result() for future in futures)
+            return in_parallel(self._land, self._tables, at_once, self._registry)
         except BaseException:
-            # A signal. Some threads may sit in a call that ends only with its server: the process
-            # is left to end them, and with them their connections.
-            pool.shutdown(wait=False, cancel_futures=True)
-            self._registry.end_all(_END_SECONDS)
             self._heartbeat.stop(0.0)
-            wait(futures, timeout=_END_SECONDS)
             raise
-        pool.shutdown()
-        return results
 
     def _land(self, table: TableSettings) -> TableResult:
         result = TableResult(

@@ -4,9 +4,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from contextvars import copy_context
 from dataclasses import replace
 
 from extract_load import lease, log
@@ -32,11 +30,10 @@ from extract_load.publish import Publication
 from extract_load.runner import Run, RunOptions
 from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
+from extract_load.tables_in_parallel import in_parallel
 from extract_load.verdict import DIFFERENT, EQUAL, PENDING, TableVerdict, VerifyReport
 
 logger = log.get_logger(__name__)
-
-_END_SECONDS = 1.0
 
 
 class Verification:
@@ -63,18 +60,8 @@ class Verification:
     def look(self) -> VerifyReport:
         """Returns what is found of the tables as they stand; reads only."""
         started = time.monotonic()
-        tables_in_parallel = self._settings.run.tables_in_parallel
-        pool = ThreadPoolExecutor(tables_in_parallel, thread_name_prefix="verify")
-        futures = [pool.submit(copy_context().run, self._look_at, one) for one in self._tables]
-        try:
-            verdicts = tuple(future.result() for future in futures)
-        except BaseException:
-            # A signal, as in a run: the process is left to end what does not end with its server.
-            pool.shutdown(wait=False, cancel_futures=True)
-            self._registry.end_all(_END_SECONDS)
-            wait(futures, timeout=_END_SECONDS)
-            raise
-        pool.shutdown()
+        at_once = self._settings.run.tables_in_parallel
+        verdicts = in_parallel(self._look_at, self._tables, at_once, self._registry)
         return VerifyReport(verdicts, time.monotonic() - started)
 
     def settle(self, wait_seconds: float) -> VerifyReport:

@@ -17,7 +17,7 @@ ENGINE_LAYERS = [
     {"doctor_report"},
     {"plan_report", "progress", "verification", "doctor", "grants"},
     {"runner", "status", "reset", "published", "health", "key_check"},
-    {"landing", "selection", "ask", "collect"},
+    {"landing", "selection", "ask", "collect", "tables_in_parallel"},
     {"publish", "chunk_loading", "look"},
     {"apply"},
     {"comparison", "deletes", "repair"},

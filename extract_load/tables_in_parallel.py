@@ -1,0 +1,44 @@
+"""Several tables at a time, and a signal in the middle of them."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
+from typing import TypeVar
+
+from extract_load.config import TableSettings
+from extract_load.connection import SessionRegistry
+
+Result = TypeVar("Result")
+
+END_SECONDS = 0.4
+"""After a signal: for servers to take a cancel request, then for tables to tell the ledger."""
+
+
+def in_parallel(
+    act: Callable[[TableSettings], Result],
+    tables: Sequence[TableSettings],
+    at_once: int,
+    registry: SessionRegistry,
+) -> tuple[Result, ...]:
+    """Returns what an action returns of each table, in their order.
+
+    After a signal some threads may sit in a call that ends only with its server. They are left to
+    the end of the process, and with them their connections.
+
+    Args:
+        act: Called in a thread for each table; raises nothing of its own.
+        tables: The tables.
+        at_once: How many of them at a time.
+        registry: Holds the sessions of all of them; they are ended after a signal.
+    """
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="table")
+    futures = [pool.submit(copy_context().run, act, table) for table in tables]
+    try:
+        results = tuple(future.result() for future in futures)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        registry.end_all(END_SECONDS)
+        wait(futures, timeout=END_SECONDS)
+        raise
+    pool.shutdown()
+    return results
