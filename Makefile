@@ -19,6 +19,9 @@ UV_PIN := awk '/^uv==/ { pin = 1 } pin { print } pin && !/\\$$/ { exit }' requir
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --only-binary :all: \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 WITH_WAREHOUSE := $(BIN)/python -m tests.support.with_warehouse
+# A file's tests stay together: they share servers. What measures time or memory runs alone.
+WORKERS ?= 3
+BESIDE := -n $(WORKERS) --dist loadfile
 # Each check's output in one piece, where make can (4.0; macOS has 3.81).
 TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -78,8 +81,8 @@ clean: down ## Stop the demo and remove its data, and what the tools left behind
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dbt_project/target dbt_project/logs logs
 
 .PHONY: test
-test: $(STAMP) ## Everything that needs only Python: make test [ARGS="-k name"]
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## Everything that needs only Python: make test [ARGS="-k name"] [WORKERS=3]
+	@$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## The quick part: unit and property tests, examples in docstrings
