@@ -21,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --only-bin
 WITH_WAREHOUSE := $(BIN)/python -m tests.support.with_warehouse
 # A file's tests stay together: they share servers. What measures time or memory runs alone.
 WORKERS ?= 3
-BESIDE := -n $(WORKERS) --dist loadfile
+BESIDE = -n $(WORKERS) --dist loadfile
 # Each check's output in one piece, where make can (4.0; macOS has 3.81).
 TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -89,8 +89,9 @@ test-unit: $(STAMP) ## The quick part: unit and property tests, examples in docs
 	@$(BIN)/python -m pytest $(wildcard tests/unit tests/property extract_load) $(ARGS)
 
 .PHONY: test-slow
+test-slow: WORKERS = 2
 test-slow: $(STAMP) ## What takes minutes, or PostgreSQL builds from npm: make test-slow [ARGS="-k name"]
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow $(BESIDE) $(ARGS)
 
 .PHONY: test-matrix
 test-matrix: $(STAMP) ## Every pair of PostgreSQL 13 to 18, on builds from npm
