@@ -3,9 +3,10 @@
 Pure: takes a watermark and a snapshot, gives reasons for people.
 """
 
-from extract_load.catalog import ServerCut
+from extract_load.catalog import ServerCut, TableSchema
+from extract_load.config import TableSettings
 from extract_load.fingerprint import Fingerprint, shared_changes
-from extract_load.table_plan import TargetState
+from extract_load.table_plan import NOTHING_ASKED, PlanOptions, TargetState
 from extract_load.watermark import Watermark
 
 NO_RAW_TABLE = "there is no raw table yet"
@@ -13,15 +14,20 @@ ADOPTED = "the raw table is taken over"
 
 
 def why_baseline(
-    cut: ServerCut, target: TargetState, fingerprint: Fingerprint, *, full_refresh: bool
+    cut: ServerCut,
+    target: TargetState,
+    fingerprint: Fingerprint,
+    asked: PlanOptions = NOTHING_ASKED,
 ) -> str | None:
     """Why the whole table is to be read, whatever the mode; None where it need not be."""
     if target.raw is None:
         return NO_RAW_TABLE
     if target.watermark is None:
         return ADOPTED
-    if full_refresh:
+    if asked.full_refresh:
         return "asked for with --full-refresh"
+    if asked.distrusted is not None:
+        return f"the raw table is not as it was published: {asked.distrusted}"
     return _why_not_after(target.watermark, cut, fingerprint)
 
 
@@ -55,3 +61,29 @@ def lsn_number(lsn: str) -> int:
     """
     high, _, low = lsn.partition("/")
     return (int(high, 16) << 32) + int(low, 16)
+
+
+def why_all_rows(
+    settings: TableSettings, source: TableSchema, key: tuple[str, ...], target: TargetState
+) -> str | None:
+    """Returns why row versions cannot tell what a `full_sync` need not read; None where they can.
+
+    Whatever changes a row's content must show in its xmin, and nothing may change what is written.
+    """
+    where = settings.custom_where
+    reasons = {
+        "no unique index of the source proves a key": not key or not source.is_proved_key(key),
+        "its rows do not say which transaction wrote them": not all(
+            leaf.shows_xmin for leaf in source.leaves
+        ),
+        "rows may enter custom_where without being written": where is not None
+        and where.may_move_alone,
+        "its values name objects of the catalog": any(
+            type_.shows_a_catalog for type_ in source.types
+        ),
+        "triggers or rules of the raw table may alter rows": bool(
+            target.facts.row_triggers or target.facts.rules
+        ),
+    }
+    why = next((reason for reason, holds in reasons.items() if holds), None)
+    return None if why is None else f"full_sync reads the whole table: {why}"

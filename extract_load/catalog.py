@@ -90,6 +90,11 @@ class TypeDefinition:
         """Whether it comes with PostgreSQL itself."""
         return self.schema == "pg_catalog" and self.extension is None
 
+    @property
+    def shows_a_catalog(self) -> bool:
+        """Whether its text tells names of other objects: a rename changes it, and no row's xmin."""
+        return self.is_builtin and (self.name.startswith("reg") or self.name == "aclitem")
+
 
 @dataclass(frozen=True)
 class Column:

@@ -76,7 +76,7 @@ def since_publish(plan: TablePlan) -> Standing:
         plan: Made from a target state that was read before the source's snapshot.
     """
     watermark, cut = plan.target.watermark, plan.cut
-    why = why_baseline(cut, plan.target, plan.fingerprint, full_refresh=False)
+    why = why_baseline(cut, plan.target, plan.fingerprint)
     if why is not None or watermark is None or watermark.snapshot_xid is None:
         return unknown(plan)
     low, leaves = watermark.snapshot_xid, plan.source.leaves

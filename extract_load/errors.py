@@ -8,6 +8,7 @@
     │       └── SnapshotLost         ... under another snapshot
     │           └── SnapshotTooOld       ... since this one reached its age
     ├── TargetError          the target refused or cannot do it
+    │   ├── RawTableTouched      ... as a delta, since somebody wrote into the raw table
     │   └── TargetUnavailable    ... and may be there again in a moment (retryable)
     ├── SchemaMismatch       source and raw table do not fit together
     ├── GuardTripped         publishing was refused to protect the raw table
@@ -129,6 +130,10 @@ class SnapshotTooOld(SnapshotLost):
 
 class TargetError(ExtractLoadError):
     """The target refused, or cannot do what was asked."""
+
+
+class RawTableTouched(TargetError):
+    """A delta does not make this raw table equal to its source; another pass reads every row."""
 
 
 class TargetUnavailable(TargetError):

@@ -7,7 +7,7 @@ says is loaded: the same way the next run goes on after this one was killed.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -23,6 +23,7 @@ from extract_load.errors import (
     ExtractLoadError,
     LeaseHeld,
     LockYielded,
+    RawTableTouched,
     SchemaMismatch,
     SnapshotLost,
     SnapshotTooOld,
@@ -106,6 +107,7 @@ class Landing:
         self._source_is_lost = False
         self._kept = 0
         self._publication: Publication | None = None
+        self._distrusted: str | None = None
         self._load: Load | None = None
         self.counts = LandingCounts()
 
@@ -178,6 +180,9 @@ class Landing:
             try:
                 self._recover(held)
                 return self._pass(held, options, loading)
+            except RawTableTouched as error:  # once: the next pass relies on no row
+                logger.warning("reads every row", extra={"why": error.primary})
+                self._distrusted = error.detail.rstrip(".")
             except LockYielded:  # outside the chunks; it ends when the snapshot reaches its age
                 time.sleep(YIELD_SECONDS)
             except ExtractLoadError as error:
@@ -222,7 +227,8 @@ class Landing:
         session = self.session
         if not self._is_published():
             self._require_newest_snapshot(session)
-            plan = look_and_plan(self._table, self._source, session, options.asked)
+            asked = replace(options.asked, distrusted=self._distrusted)
+            plan = look_and_plan(self._table, self._source, session, asked)
             load = self._load = Load(plan, held, self._source.mark)
             _tell_plan(plan)
             evolve(session, load, lambda: read_target_state(session, self._table))

@@ -5,6 +5,7 @@ it speaks of.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -16,7 +17,7 @@ from extract_load.connection import Session
 from extract_load.errors import TargetError
 from extract_load.identifiers import TableName
 from extract_load.sql import queries
-from extract_load.watermark import Watermark
+from extract_load.watermark import RawMark, Watermark
 
 SCHEMA = "extract_load"
 SCRATCH_SCHEMA = "extract_load_scratch"
@@ -150,7 +151,7 @@ def read_watermark(session: Session, target: TableName) -> Watermark | None:
     if not rows:
         return None
     oid, identity, fingerprint, lsn, cursor_value, xid, loaded_at, *added = rows[0]
-    open_for, snapshot_xid, run_id = added
+    open_for, snapshot_xid, run_id, mark = added
     return Watermark(
         target_oid=oid,
         identity=identity,
@@ -162,11 +163,13 @@ def read_watermark(session: Session, target: TableName) -> Watermark | None:
         open_for=open_for,
         snapshot_xid=None if snapshot_xid is None else int(snapshot_xid),
         run_id=run_id,
+        raw_mark=RawMark(**{**mark, "writers": tuple(mark["writers"])}) if mark else None,
     )
 
 
 def write_watermark(session: Session, target: TableName, facts: Mapping[str, Any]) -> None:
     """Writes how far a raw table is published. Belongs into the publishing transaction."""
+    mark = facts["raw_mark"]
     session.execute(
         queries("ledger")["write_watermark"],
         {
@@ -174,6 +177,7 @@ def write_watermark(session: Session, target: TableName, facts: Mapping[str, Any
             **facts,
             "identity": Json(facts["identity"]),
             "fingerprint": Json(facts["fingerprint"]),
+            "raw_mark": Json(asdict(mark)) if mark else None,
         },
     )
 

@@ -58,9 +58,9 @@ class Mode(Protocol):
 
 
 class FullSync:
-    """Reads everything, every time."""
+    """Makes the raw table the snapshot: reads everything, or proves what need not be read."""
 
-    proves_equality_by_count = False
+    proves_equality_by_count = True
 
     def saves_xid(self, table: TableSettings) -> bool:  # noqa: ARG002 - the protocol's
         """Returns that it does: every row is read, or every one written since."""
@@ -75,11 +75,16 @@ class FullSync:
         table: TableSettings,  # noqa: ARG002 - the protocol's
         schema: TableSchema,  # noqa: ARG002
         cut: ServerCut,
-        watermark: Watermark,  # noqa: ARG002
+        watermark: Watermark,
         since: str | None,  # noqa: ARG002
     ) -> Reading:
-        """Returns a baseline."""
-        return self.baseline(cut, "full_sync reads the whole table")
+        """Returns the reading of the window between the two snapshots.
+
+        The rest of the raw table is proved untouched when it is published.
+        """
+        if watermark.raw_mark is None:
+            return self.baseline(cut, "full_sync reads the whole table")
+        return _between(self, cut, watermark)
 
 
 class IncrementalSync:
@@ -146,12 +151,17 @@ class XminIncremental:
         since: str | None,  # noqa: ARG002
     ) -> Reading:
         """Returns the reading of the window between the two snapshots."""
-        if watermark.xid is None:
-            return self.baseline(cut, NO_SNAPSHOT)
-        window = xmin_window(watermark.xid, cut.xmax)
-        if window is None:
-            return self.baseline(cut, WIDE_WINDOW)
-        return Reading(window, xmin_predicate(watermark.xid, cut.xmax))
+        return _between(self, cut, watermark)
+
+
+def _between(mode: Mode, cut: ServerCut, watermark: Watermark) -> Reading:
+    """What was written by transactions that the published snapshot did not see ended."""
+    if watermark.xid is None:
+        return mode.baseline(cut, NO_SNAPSHOT)
+    window = xmin_window(watermark.xid, cut.xmax)
+    if window is None:
+        return mode.baseline(cut, WIDE_WINDOW)
+    return Reading(window, xmin_predicate(watermark.xid, cut.xmax))
 
 
 MODES: dict[SyncMode, Mode] = {

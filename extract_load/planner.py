@@ -9,7 +9,7 @@ from dataclasses import replace
 from psycopg2 import sql
 
 from extract_load.adoption import require_adoptable
-from extract_load.baseline import NO_RAW_TABLE, why_baseline
+from extract_load.baseline import NO_RAW_TABLE, why_all_rows, why_baseline
 from extract_load.catalog import KINDS, Leaf, ServerCut, TableSchema
 from extract_load.chosen_columns import key_of
 from extract_load.chunking import (
@@ -73,10 +73,10 @@ def plan_table(
     if target.raw is not None and target.watermark is None:
         require_adoptable(sides)
     change = plan_schema_change(sides, allow_rewrite=asked.allow_rewrite)
-    reason = (
-        why_baseline(cut, target, fingerprint, full_refresh=asked.full_refresh)
-        or change.baseline_reason
-    )
+    reason = why_baseline(cut, target, fingerprint, asked) or change.baseline_reason
+    needs_all = why_all_rows(settings, source, key, target)
+    if settings.sync_mode is SyncMode.FULL_SYNC:
+        reason = reason or needs_all
     reading = _reading(settings, source, cut, target.watermark, reason, asked.since)
     is_delta = reading.baseline_reason is None and target.watermark is not None
     saved = target.watermark.fingerprint if is_delta and target.watermark else None
@@ -100,6 +100,7 @@ def plan_table(
         schema_change=change,
         warnings=(*_warnings(settings, source, cut, key), *_hooks(target)),
         since_note=_since_note(settings, reading, asked.since),
+        keeps_mark=settings.sync_mode is SyncMode.FULL_SYNC and needs_all is None,
     )
 
 

@@ -36,6 +36,8 @@ class Predicate:
     """As it stood in the settings."""
     reads_clock: bool = False
     """Whether it asks for the time: that of the run's snapshot is put in its place."""
+    may_move_alone: bool = False
+    """Whether a row may enter or leave it without being written."""
 
     def __str__(self) -> str:
         return self.written
@@ -83,11 +85,15 @@ def parse_predicate(written: str) -> Predicate:
     if not _means_the_same(enclosed, tree):
         msg = f"{written!r} does not stand alone; write one expression"
         raise ValueError(msg)
+    reads_tables = any(True for _ in postgast.find_nodes(tree, nodes.SubLink))
+    reads_clock = any(True for _ in clock_nodes(tree))
+    calls = any(True for _ in postgast.find_nodes(tree, nodes.FuncCall))
     return Predicate(
         sql=enclosed,
-        reads_tables=any(True for _ in postgast.find_nodes(tree, nodes.SubLink)),
+        reads_tables=reads_tables,
         written=written,
-        reads_clock=any(True for _ in clock_nodes(tree)),
+        reads_clock=reads_clock,
+        may_move_alone=reads_tables or reads_clock or calls,
     )
 
 

@@ -16,12 +16,14 @@ from extract_load.config import Deletes, SyncMode
 from extract_load.connection import Session
 from extract_load.cursor import cursor_of
 from extract_load.deletes import SourceFacts, count_live
-from extract_load.errors import TargetError, TargetUnavailable, VerificationFailed
+from extract_load.errors import RawTableTouched, TargetError, TargetUnavailable, VerificationFailed
 from extract_load.load import Load, count_scratch, drop_scratch
 from extract_load.modes import MODES
+from extract_load.raw_mark import RawRows, read_rows, why_touched
 from extract_load.resume import uncovered_leaves
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
+from extract_load.watermark import RawMark
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def publish(
     plan = load.plan
     lease.hold(session, load.lease)
     _require_same_table(session, plan)
+    before = _read_marked_rows(session, plan)
     scratch_rows = _verified_scratch_rows(session, load, facts)
     loaded_at = _loaded_at(session, plan)
     cursor_value = _cursor_value(session, plan)  # before a first load is given its name
@@ -72,10 +75,14 @@ def publish(
         _name_first_load(session, plan, loaded_at)
     else:
         applied = apply_difference(session, plan, loaded_at, facts, allow_deletes=allow_deletes)
-    _verify_live_rows(session, plan, facts)
+    after = before
+    if before is None or applied != Applied():
+        after = _read_marked_rows(session, plan, is_applied=True)
+    _verify_live_rows(session, plan, facts, after)
     if prove is not None:
         prove(session)
-    _write_watermark(session, load, loaded_at, cursor_value)
+    mark = after.mark() if after is not None else None
+    _write_watermark(session, load, loaded_at, cursor_value, mark)
     drop_scratch(session, load)
     checkpoints.forget(session, load.target)
     published_at = session.execute("SELECT clock_timestamp()::text")[0][0]
@@ -137,10 +144,38 @@ def _verified_scratch_rows(session: Session, load: Load, facts: SourceFacts) -> 
     return scratch_rows
 
 
-def _verify_live_rows(session: Session, plan: TablePlan, facts: SourceFacts) -> None:
+def _read_marked_rows(
+    session: Session, plan: TablePlan, *, is_applied: bool = False
+) -> RawRows | None:
+    """The raw table's rows, where the next run may rely on them; proved untouched where this does.
+
+    Args:
+        session: In the publishing transaction.
+        plan: The table's.
+        is_applied: Whether the difference is; before, only a run that relies on the rows asks.
+    """
+    if not plan.keeps_mark or not (is_applied or plan.relies_on_mark):
+        return None
+    rows = read_rows(session, plan)
+    mark = plan.target.watermark.raw_mark if plan.target.watermark else None
+    if is_applied or mark is None:
+        return rows
+    touched = why_touched(mark, rows)
+    if touched is not None:
+        raise RawTableTouched(
+            f"somebody wrote into {plan.settings.target.said} since its last publish",
+            f"{touched[0].upper()}{touched[1:]}.",
+            "The next pass reads every row.",
+        )
+    return rows
+
+
+def _verify_live_rows(
+    session: Session, plan: TablePlan, facts: SourceFacts, rows: RawRows | None
+) -> None:
     if not plan.verifies_counts or plan.deletes is Deletes.IGNORE:
         return
-    live = count_live(session, plan)
+    live = count_live(session, plan) if rows is None else rows.live
     if live != facts.rows:
         raise _failed(
             plan,
@@ -248,7 +283,11 @@ def _cursor_value(session: Session, plan: TablePlan) -> str | None:
 
 
 def _write_watermark(
-    session: Session, load: Load, loaded_at: str, cursor_value: str | None
+    session: Session,
+    load: Load,
+    loaded_at: str,
+    cursor_value: str | None,
+    mark: RawMark | None,
 ) -> None:
     plan = load.plan
     mode = MODES[plan.settings.sync_mode]
@@ -269,6 +308,7 @@ def _write_watermark(
             "open_for": plan.cut.open_for if cursor_value is not None else None,
             "xid": plan.cut.xmin if mode.saves_xid(plan.settings) else None,
             "snapshot_xid": plan.cut.xmin,
+            "raw_mark": mark,
             "loaded_at": loaded_at,
             "run_id": load.lease.run_id,
         },

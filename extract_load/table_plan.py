@@ -11,7 +11,7 @@ from psycopg2 import sql
 
 from extract_load.catalog import ServerCut, TableSchema
 from extract_load.chunking import Chunk
-from extract_load.config import Deletes, TableSettings, Verify
+from extract_load.config import Deletes, SyncMode, TableSettings, Verify
 from extract_load.ddl import NO_CHANGE, SchemaChange
 from extract_load.identifiers import TableName
 from extract_load.kept_types import ServerPair
@@ -43,6 +43,8 @@ class PlanOptions:
     """The low bound to begin at, in the source's own text form."""
     allow_rewrite: bool = False
     """Alter the raw table also where its readers wait for it."""
+    distrusted: str | None = None
+    """What shows that somebody wrote into the raw table since its last publish."""
 
 
 NOTHING_ASKED = PlanOptions()
@@ -92,6 +94,8 @@ class TablePlan:
     warnings: tuple[str, ...] = ()
     since_note: str | None = None
     """What became of the low bound a user asked for; None where nobody did."""
+    keeps_mark: bool = False
+    """Whether the next run may read what changed only, if nobody wrote into the raw table."""
 
     @property
     def servers(self) -> ServerPair:
@@ -131,6 +135,11 @@ class TablePlan:
     def verifies_counts(self) -> bool:
         """Whether counts are compared before COMMIT."""
         return self.settings.verify is not Verify.OFF
+
+    @property
+    def relies_on_mark(self) -> bool:
+        """Whether the rows that are not read are right only if nobody wrote into the raw table."""
+        return self.settings.sync_mode is SyncMode.FULL_SYNC and not self.is_baseline
 
     @property
     def proves_equality_by_count(self) -> bool:

@@ -25,6 +25,20 @@ class Window:
 
 
 @dataclass(frozen=True)
+class RawMark:
+    """What a publish left in a raw table: enough to see whether anybody wrote into it since."""
+
+    xmin: int
+    """64-bit xmin of the publishing transaction's snapshot, in the target."""
+    writers: tuple[int, ...]
+    """Transactions (32 bits) from it on whose rows were there, those of the publish among them."""
+    rows: int
+    """Soft-deleted ones too."""
+    columns: str
+    """A digest of the catalog's columns."""
+
+
+@dataclass(frozen=True)
 class Watermark:
     """What the ledger knows of a raw table that was published."""
 
@@ -47,6 +61,8 @@ class Watermark:
     """64-bit xmin of the published snapshot, also where a cursor is the low bound."""
     run_id: str | None = None
     """The run that published it."""
+    raw_mark: RawMark | None = None
+    """What it left in the raw table; None where nobody needs to know."""
 
 
 def xmin_window(low: int, high: int) -> Window | None:

@@ -55,21 +55,22 @@ select
     target_oid, identity, fingerprint, lsn::text, cursor_value, xid, loaded_at::text,
     (to_jsonb(watermark) ->> 'open_for')::interval,
     (to_jsonb(watermark) ->> 'snapshot_xid')::numeric,
-    run_id
+    run_id,
+    to_jsonb(watermark) -> 'raw_mark'
 from extract_load.watermarks as watermark
 where target_schema = %(target_schema)s and target_table = %(target_table)s
 
 -- name: write_watermark
 insert into extract_load.watermarks (
     target_schema, target_table, target_oid, source_connection, source_table, sync_mode,
-    identity, fingerprint, lsn, cursor_value, open_for, xid, snapshot_xid,
+    identity, fingerprint, lsn, cursor_value, open_for, xid, snapshot_xid, raw_mark,
     loaded_at, published_at, run_id
 )
 values (
     %(target_schema)s, %(target_table)s, %(target_oid)s,
     %(source_connection)s, %(source_table)s, %(sync_mode)s,
     %(identity)s, %(fingerprint)s, %(lsn)s, %(cursor_value)s, %(open_for)s, %(xid)s,
-    %(snapshot_xid)s,
+    %(snapshot_xid)s, %(raw_mark)s,
     %(loaded_at)s, clock_timestamp(), %(run_id)s
 )
 on conflict (target_schema, target_table) do update
@@ -85,6 +86,7 @@ set
     open_for = excluded.open_for,
     xid = excluded.xid,
     snapshot_xid = excluded.snapshot_xid,
+    raw_mark = excluded.raw_mark,
     loaded_at = excluded.loaded_at,
     published_at = excluded.published_at,
     run_id = excluded.run_id
@@ -94,7 +96,7 @@ set
 update extract_load.watermarks
 set
     identity = null, fingerprint = null, lsn = null, cursor_value = null, open_for = null,
-    xid = null, snapshot_xid = null
+    xid = null, snapshot_xid = null, raw_mark = null
 where target_schema = %(target_schema)s and target_table = %(target_table)s
 
 -- name: forget_fingerprint

@@ -20,7 +20,7 @@ ENGINE_LAYERS = [
     {"landing", "selection", "ask", "collect", "tables_in_parallel"},
     {"publish", "chunk_loading", "look"},
     {"apply"},
-    {"comparison", "deletes", "repair"},
+    {"comparison", "deletes", "repair", "raw_mark"},
     {"evolution"},
     {"load", "multiset", "wide_rows"},
     {"resume"},

@@ -1,0 +1,107 @@
+"""Whether a raw table is as the last publish left it, told by its row versions.
+
+A row that somebody inserts or updates is written by a transaction that the publish did not see;
+one that somebody deletes is missing in the count. Where neither is so, the very row versions of
+the publish stand there. Freezing and rewriting by VACUUM FULL or CLUSTER keep a row's xmin, and
+what rewrites rows otherwise writes them anew.
+"""
+
+from dataclasses import dataclass
+
+from psycopg2 import sql
+
+from extract_load.connection import Session
+from extract_load.difference import is_live
+from extract_load.table_plan import TablePlan
+from extract_load.watermark import XID_SPAN, RawMark
+
+_MAX_WRITERS = 1000
+"""A mark with more transactions than these is not kept: the next full_sync reads every row."""
+_OWN_SPAN = 1 << 20
+"""How many transactions may begin between this one and its last subtransaction. Rows of one that
+lies further are taken for somebody else's: every row is read then, and none is missed."""
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """The rows of a raw table, as one transaction sees them."""
+
+    by_writer: dict[int, int]
+    """How many rows by the transaction (32 bits) that wrote them."""
+    live: int
+    """How many are not soft-deleted."""
+    columns: str
+    """A digest of the catalog's columns."""
+    xmin: int
+    """64-bit: every transaction below it had ended."""
+    own: int
+    """64-bit: the transaction that looks."""
+
+    @property
+    def total(self) -> int:
+        """Rows, soft-deleted ones too."""
+        return sum(self.by_writer.values())
+
+    def mark(self) -> RawMark | None:
+        """Returns what tells these rows from others later; None where that is too much."""
+        width = self.own - self.xmin + _OWN_SPAN
+        writers = tuple(xid for xid in self.by_writer if (xid - self.xmin) % XID_SPAN < width)
+        if len(writers) > _MAX_WRITERS:
+            return None
+        return RawMark(self.xmin, tuple(sorted(writers)), self.total, self.columns)
+
+
+def read_rows(session: Session, plan: TablePlan) -> RawRows:
+    """Returns the rows of the raw table; one scan.
+
+    Args:
+        session: In a `REPEATABLE READ` transaction that has an id.
+        plan: The table's.
+    """
+    raw = plan.settings.target
+    counts = session.execute(
+        sql.SQL(
+            "SELECT xmin::pg_catalog.text::bigint, pg_catalog.count(*), "
+            "pg_catalog.count(*) FILTER (WHERE {live}) FROM {raw} AS t GROUP BY xmin"
+        ).format(live=is_live(plan, "t"), raw=raw.sql),
+        doing=f"count the rows of {raw.said}",
+    )
+    ((columns, xmin, own),) = session.execute(
+        "SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.format("
+        "'%%s %%s %%s %%s %%s', attnum, attname, atttypid, atttypmod, attgenerated), ',' "
+        "ORDER BY attnum)), pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text, "
+        "pg_catalog.pg_current_xact_id()::text FROM pg_catalog.pg_attribute "
+        "WHERE attrelid = pg_catalog.to_regclass(%(name)s) AND attnum > 0 AND NOT attisdropped",
+        {"name": raw.regclass},
+    )
+    return RawRows(
+        by_writer={writer: rows for writer, rows, _ in counts},
+        live=sum(live for *_, live in counts),
+        columns=columns,
+        xmin=int(xmin),
+        own=int(own),
+    )
+
+
+def why_touched(mark: RawMark, rows: RawRows) -> str | None:
+    """Returns what shows that somebody changed a raw table since a publish; None where nobody did.
+
+    Args:
+        mark: What the publish left.
+        rows: What stands there now.
+    """
+    width = rows.own - mark.xmin
+    if not 0 <= width < XID_SPAN:
+        return "its last publish is 2^32 transactions ago"
+    if rows.columns != mark.columns:
+        return "its columns were altered"
+    foreign = sum(
+        count
+        for writer, count in rows.by_writer.items()
+        if (writer - mark.xmin) % XID_SPAN < width and writer not in mark.writers
+    )
+    if foreign:
+        return f"{foreign} of its rows were written by somebody else"
+    if rows.total != mark.rows:
+        return f"it has {rows.total} rows, and had {mark.rows}"
+    return None
