@@ -26,8 +26,8 @@ class Reading:
     """None: the whole table."""
     baseline_reason: str | None = None
     """Why the whole table is read, for people; None for a delta."""
-    uses_index: bool = False
-    """Whether an index leads to the rows; then block ranges would only repeat the search."""
+    finds_directly: bool = False
+    """Whether rows are found without a look at every block; ranges would repeat the search."""
 
 
 class Mode(Protocol):
@@ -119,8 +119,8 @@ class IncrementalSync:
             low = cursor.lower_of(low, since)
         predicate = cursor.predicate(low)
         if table.late_rows is LateRows.LOOKBACK:
-            uses_index = cursor.is_served_by(schema)
-            return Reading(Window(low, cut.cut_at), predicate, uses_index=uses_index)
+            finds_directly = cursor.is_served_by(schema)
+            return Reading(Window(low, cut.cut_at), predicate, finds_directly=finds_directly)
         if watermark.xid is None:
             return self.baseline(cut, NO_SNAPSHOT)
         if xmin_window(watermark.xid, cut.xmax) is None:
@@ -161,6 +161,8 @@ def _between(mode: Mode, cut: ServerCut, watermark: Watermark) -> Reading:
     window = xmin_window(watermark.xid, cut.xmax)
     if window is None:
         return mode.baseline(cut, WIDE_WINDOW)
+    if watermark.xid == cut.xmax:  # not one transaction began since
+        return Reading(window, sql.SQL("false"), finds_directly=True)
     return Reading(window, xmin_predicate(watermark.xid, cut.xmax))
 
 

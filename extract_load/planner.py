@@ -205,7 +205,7 @@ def _ranges(
     *,
     is_whole: bool,
 ) -> tuple[Range, ...]:
-    finds_by_index = reading.uses_index and not is_whole
+    finds_by_index = reading.finds_directly and not is_whole
     has_ranges = leaf.has_row_versions and cut.version >= TID_RANGE_VERSION
     if not settings.chunk_mode or finds_by_index or not has_ranges:
         return (WholeTable(),)

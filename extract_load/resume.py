@@ -130,6 +130,8 @@ def why_not_repaired(plan: TablePlan) -> str | None:
         return "without a key the rows of another snapshot cannot be repaired"
     if any(not leaf.shows_xmin for leaf in plan.source.leaves):
         return "rows without an xmin cannot be repaired"
+    if any(type_.shows_a_catalog for type_ in plan.source.types):
+        return "values that name objects of the catalog change without a new xmin"
     if where is not None and where.reads_tables:
         return "rows enter a custom_where with a sub-query without a new xmin"
     return None

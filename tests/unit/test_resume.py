@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from extract_load.catalog import Heap
+from extract_load.catalog import Heap, TypeDefinition
 from extract_load.checkpoints import MISSING_ROWS_CHUNK, NO_PART, REPAIR_CHUNK, Checkpoint
 from extract_load.checkpoints import SnapshotMark as Mark
 from extract_load.planner import plan_table
@@ -24,6 +24,7 @@ def plan_of(cut: Any = CUT, leaf: Any = LEAF, **keys: Any) -> TablePlan:
 
 
 PLAN = plan_of()
+REGCLASS = TypeDefinition(2205, "pg_catalog", "regclass", "b", 0, 0, None)
 
 
 def checkpoints(plan: TablePlan = PLAN, snapshot: Mark = OLDER) -> list[Checkpoint]:
@@ -57,9 +58,14 @@ def test_chunks_of_an_older_snapshot_are_kept_and_repaired() -> None:
             OLDER,
             "rows without an xmin cannot be repaired",
         ),
+        (
+            replace(PLAN, source=replace(SCHEMA, types=(*SCHEMA.types, REGCLASS))),
+            OLDER,
+            "values that name objects of the catalog change without a new xmin",
+        ),
         (plan_of(enable_checkpoint=False), OLDER, "enable_checkpoint is false"),
     ],
-    ids=["later", "from the future", "an epoch", "no xmin", "switched off"],
+    ids=["later", "from the future", "an epoch", "no xmin", "names", "switched off"],
 )
 def test_none_is_kept_where_a_repair_cannot_reach(
     plan: TablePlan, snapshot: Mark, why: str
