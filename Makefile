@@ -106,6 +106,14 @@ soak: $(STAMP) ## Random histories for hours: make soak [SECONDS=3600] [COUNT=0]
 	@$(BIN)/python -m tests.histories.soak --seconds $(or $(SECONDS),3600) \
 		--count $(or $(COUNT),0) $(if $(SEED),--seed $(SEED))
 
+.PHONY: bench
+bench: $(STAMP) ## Speed against psql, written into docs/performance.md: make bench [BENCH_SCALE=0.1]
+	@$(BIN)/python -m benchmarks --write $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(STAMP) ## ... the ratios that matter most, on small tables, in under 3 minutes
+	@$(BIN)/python -m benchmarks --scale 0.02 --pairs 3 $(ARGS)
+
 .PHONY: chaos
 chaos: $(STAMP) ## Harm runs in every way, 200 times each: make chaos [ROUNDS=200] [SEED=...]
 	@$(BIN)/python -m tests.chaos --write --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))

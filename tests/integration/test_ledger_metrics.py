@@ -120,7 +120,7 @@ def test_the_health_of_a_table(items: Database, target: Database) -> None:
     land_one(items, target, FULL)
     land(items, target, BROKEN)
     land(items, target, BROKEN)
-    land_one(items, target, FULL)
+    land_one(items, target, FULL, full_refresh=True)
 
     (health,) = healths(items, target, FULL)
 

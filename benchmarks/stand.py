@@ -1,0 +1,185 @@
+"""The test stand: two servers of one's own, and what a program costs both of them and itself."""
+
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+
+from demo.embedded_server import HOST, SUPERUSER, EmbeddedServer, bin_dir, free_ports
+
+PASSWORD = "benchmark"  # noqa: S105 - of servers that live as long as this program
+SETTINGS = {
+    "shared_buffers": "1GB",
+    "max_wal_size": "8GB",
+    "maintenance_work_mem": "256MB",
+    "autovacuum": "off",  # it would work for the one and not for the other
+}
+PSQL = str(bin_dir(18) / "psql")
+LIMIT_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one way of landing a table cost."""
+
+    seconds: float
+    client_cpu_seconds: float
+    peak_mib: float
+    """Resident memory, each process by itself, added up."""
+    servers_cpu_seconds: float
+    target_wal_bytes: int
+
+
+def median_cost(costs: Sequence[Cost]) -> Cost:
+    """Returns the median of each figure."""
+    return Cost(
+        *(
+            statistics.median(getattr(cost, name) for cost in costs)
+            for name in Cost.__dataclass_fields__
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A source and a target, with the same settings."""
+
+    directory: Path
+    source: EmbeddedServer
+    target: EmbeddedServer
+
+    @property
+    def source_uri(self) -> str:
+        """Returns the source's address."""
+        return _uri(self.source)
+
+    @property
+    def target_uri(self) -> str:
+        """Returns the target's address."""
+        return _uri(self.target)
+
+    def ask(self, server: EmbeddedServer, statements: str) -> list[tuple[Any, ...]]:
+        """Returns the rows of the last of several statements, each committed by itself."""
+        connection = psycopg2.connect(_uri(server))
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                for statement in filter(str.strip, statements.split(";\n")):
+                    cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Lets no write-back of the one be paid by the other."""
+        for server in (self.source, self.target):
+            self.ask(server, "CHECKPOINT")
+        yield
+
+    def cost(self, *commands: Sequence[str], after: str = "") -> Cost:
+        """Returns what a pipeline of programs costs, with statements on the target behind it.
+
+        Raises:
+            RuntimeError: If one of them fails.
+        """
+        cpu, wal = self._servers_cpu(), self._wal()
+        started = time.perf_counter()
+        usages = _run_pipeline(commands, self._environment())
+        if after:
+            self.ask(self.target, after)
+        seconds = time.perf_counter() - started
+        return Cost(
+            seconds=seconds,
+            client_cpu_seconds=sum(usage.ru_utime + usage.ru_stime for usage in usages),
+            peak_mib=sum(usage.ru_maxrss for usage in usages) / 1024,
+            servers_cpu_seconds=self._servers_cpu() - cpu,
+            target_wal_bytes=self._wal() - wal,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "AIRFLOW_CONN_SOURCE": self.source_uri,
+            "AIRFLOW_CONN_TARGET": self.target_uri,
+        }
+
+    def _servers_cpu(self) -> float:
+        """Of both servers since they started; sessions that ended count in their postmaster."""
+        return sum(_tree_cpu(psutil.Process(s.pid)) for s in (self.source, self.target) if s.pid)
+
+    def _wal(self) -> int:
+        ((written,),) = self.ask(self.target, "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
+        return int(written)
+
+
+@contextmanager
+def stand() -> Iterator[Stand]:
+    """Yields two new servers; they and their data are gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    directory.chmod(0o755)
+    servers = []
+    try:
+        for name, port in zip(("source", "target"), free_ports(2), strict=True):
+            server = EmbeddedServer(18, directory / name, port, SETTINGS)
+            server.create(PASSWORD)
+            server.start()
+            servers.append(server)
+        yield Stand(directory, *servers)
+    finally:
+        for server in servers:
+            server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _uri(server: EmbeddedServer) -> str:
+    return f"postgresql://{SUPERUSER}:{PASSWORD}@{HOST}:{server.port}/postgres"
+
+
+def _run_pipeline(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> list[Any]:
+    """Runs programs, each reading what the one before writes; returns what each used."""
+    running: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryFile() as said:
+        for number, command in enumerate(commands):
+            is_last = number == len(commands) - 1
+            process = subprocess.Popen(
+                list(command),
+                env=environment,
+                stdin=running[-1].stdout if running else subprocess.DEVNULL,
+                stdout=said if is_last else subprocess.PIPE,
+                stderr=said,
+            )
+            if running and running[-1].stdout:
+                running[-1].stdout.close()  # so that its writer notices when the reader ends
+            running.append(process)
+        ended = [os.wait4(process.pid, 0) for process in running]
+        if any(status for _, status, _ in ended):
+            said.seek(0)
+            raise RuntimeError(f"{commands[0][0]} failed: {said.read().decode()[-2000:]}")
+    for process, (_, status, _) in zip(running, ended, strict=True):
+        process.returncode = status
+    return [usage for *_, usage in ended]
+
+
+def _tree_cpu(process: psutil.Process) -> float:
+    own = process.cpu_times()
+    children = [_own_cpu(child) for child in process.children(recursive=True)]
+    return float(own.user + own.system + own.children_user + own.children_system + sum(children))
+
+
+def _own_cpu(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
