@@ -1,6 +1,5 @@
 """The chunks of one table, several at a time, each tried again by itself."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +10,12 @@ from dataclasses import dataclass, field
 
 from extract_load import log
 from extract_load.chunking import Chunk
-from extract_load.connection import Session, SessionRegistry
+from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import ExtractLoadError, LockYielded, SnapshotLost
 from extract_load.load import Load, load_chunk
 from extract_load.retry import attempt
+from extract_load.sessions import SessionRegistry
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import TablePlan
@@ -88,7 +88,6 @@ class ChunkLoading:
         self._target = target
         self._counts = counts
         self._progress = progress
-        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
 
     def load(self, source: SourceSnapshot, load: Load, chunks: Sequence[Chunk]) -> None:
         """Loads every chunk, `parallel_workers` at a time; the first error stops the rest.
@@ -107,7 +106,6 @@ class ChunkLoading:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-                self._close_idle()
             for future in done:
                 future.result()
 
@@ -139,30 +137,14 @@ class ChunkLoading:
 
     @contextmanager
     def _worker_session(self) -> Iterator[Session]:
-        """A session to the target for one chunk; one that failed is not used again.
-
-        Nor is one that idles then: a server that went took them all, and each would cost an
-        attempt.
-        """
-        try:
-            session = self._idle.get_nowait()
-        except queue.Empty:
-            session = self._registry.open(self._target, "target")
+        """A session to the target for one chunk; one that failed is not used again."""
+        session = self._registry.borrow(self._target)
         try:
             yield session
         except BaseException:
             self._registry.close(session)
-            self._close_idle()
             raise
-        self._idle.put(session)
-
-    def _close_idle(self) -> None:
-        while True:
-            try:
-                session = self._idle.get_nowait()
-            except queue.Empty:
-                return
-            self._registry.close(session)
+        self._registry.give_back(session)
 
 
 def _yielding(once: Callable[[], CopyStats | None]) -> CopyStats | None:

@@ -6,8 +6,6 @@ hands the next transaction to another server session, and refuses `options=` in 
 
 import os
 import socket
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Self
@@ -231,7 +229,7 @@ class Session:
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
         if self._is_ended:
-            raise _interrupted()
+            raise interrupted()
         try:
             yield
         except psycopg2.Error as exc:
@@ -270,75 +268,8 @@ def check_connection(
         return str(session.execute("SHOW server_version", doing="ask for the version")[0][0])
 
 
-class SessionRegistry:
-    """The sessions a run has open, so that a signal can end them all, and any to come."""
-
-    def __init__(self, name: str) -> None:
-        """Opens none.
-
-        Args:
-            name: The sessions' application_name.
-        """
-        self._name = name
-        self._lock = threading.Lock()
-        self._open: set[Session] = set()
-        self._is_ended = False
-
-    def open(self, parameters: ConnectionParameters, side: Side) -> Session:
-        """Returns a new session that `end_all` knows."""
-        session = Session(parameters, side, self._name)
-        with self._lock:
-            if self._is_ended:
-                session.close()
-                raise _interrupted()
-            self._open.add(session)
-        return session
-
-    @contextmanager
-    def opened(self, parameters: ConnectionParameters, side: Side) -> Iterator[Session]:
-        """Yields a new session that `end_all` knows, and closes it."""
-        session = self.open(parameters, side)
-        try:
-            yield session
-        finally:
-            self.close(session)
-
-    def close(self, session: Session) -> None:
-        """Closes a session and forgets it."""
-        session.close()
-        with self._lock:
-            self._open.discard(session)
-
-    def sever(self, conn_id: str) -> None:
-        """Cuts every connection to a target."""
-        with self._lock:
-            sessions = [one for one in self._open if one.parameters.conn_id == conn_id]
-        for session in sessions:
-            session.sever()
-
-    def end_all(self, limit_seconds: float) -> None:
-        """Ends what runs in every session, and lets nothing more begin.
-
-        A cancelled statement alone would not do: between two statements nothing runs. A server
-        that does not answer takes a cancel request no better than the statement.
-
-        Args:
-            limit_seconds: How long to wait for servers to take the requests.
-        """
-        with self._lock:
-            self._is_ended = True
-            sessions = list(self._open)
-        for session in sessions:
-            session.forbid()
-        threads = [threading.Thread(target=session.cancel, daemon=True) for session in sessions]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + limit_seconds
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _interrupted() -> ExtractLoadError:
+def interrupted() -> ExtractLoadError:
+    """Returns what every session of a run fails with that was told to end."""
     return ExtractLoadError(
         "the run was interrupted",
         "It was told to end. What was not published by then is not.",

@@ -16,7 +16,7 @@ from extract_load.baseline import is_overtaken
 from extract_load.chunk_loading import YIELD_SECONDS, ChunkLoading, LandingCounts, Progress
 from extract_load.comparison import proof_of
 from extract_load.config import Deletes, TableSettings, duration_text
-from extract_load.connection import WRITE_CONSISTENT, Session, SessionRegistry
+from extract_load.connection import WRITE_CONSISTENT, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import SourceFacts, gather
 from extract_load.errors import (
@@ -39,6 +39,7 @@ from extract_load.publish import Publication, publish
 from extract_load.repair import repair
 from extract_load.resume import Resumed, remaining, why_not_repaired
 from extract_load.retry import Patience, attempt
+from extract_load.sessions import SessionRegistry
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import PlanOptions, TablePlan
@@ -117,7 +118,7 @@ class Landing:
         return self._load.plan if self._load else None
 
     def __enter__(self) -> Self:
-        self.session = self._registry.open(self._target, "target")
+        self.session = self._registry.borrow(self._target)
         return self
 
     def __exit__(
@@ -126,7 +127,10 @@ class Landing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._registry.close(self.session)
+        if error is None:
+            self._registry.give_back(self.session)
+        else:
+            self._registry.close(self.session)
 
     def run(self, options: LandingOptions, progress: Progress) -> Publication:
         """Lands and publishes the table.

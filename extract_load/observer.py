@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from extract_load import log
 from extract_load.baseline import lsn_number
 from extract_load.catalog import TableSchema, read_lsn
-from extract_load.connection import READ_CONSISTENT, WRITE, Session, SessionRegistry
+from extract_load.connection import READ_CONSISTENT, WRITE, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SourceError, SourceUnavailable
 from extract_load.governor import Fares
 from extract_load.identifiers import TableName
+from extract_load.sessions import SessionRegistry
 from extract_load.source_table import read_source_table
 from extract_load.sql import queries
 

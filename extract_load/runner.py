@@ -14,7 +14,7 @@ from extract_load import lease, ledger, log
 from extract_load.chunk_loading import LandingCounts, Progress
 from extract_load.collect import collect
 from extract_load.config import Settings, TableSettings
-from extract_load.connection import Session, SessionRegistry
+from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters, Resolver
 from extract_load.errors import ExtractLoadError, error_of
 from extract_load.extract import Estimate, estimate
@@ -24,6 +24,7 @@ from extract_load.look import look_and_plan
 from extract_load.report import RunReport, TableResult, peak_rss_bytes
 from extract_load.retry import attempt
 from extract_load.selection import resolve_all, select_tables
+from extract_load.sessions import SessionRegistry
 from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
 from extract_load.tables_in_parallel import in_parallel
@@ -275,6 +276,7 @@ class Run:
             except ExtractLoadError as error:
                 logger.warning("end of run not in the ledger", extra={"why": error.primary})
             self._registry.close(session)
+        self._registry.close_idle()
 
 
 class _Once(Generic[Value]):

@@ -19,7 +19,7 @@ from extract_load import log
 from extract_load.catalog import Leaf, ServerCut, TableSchema, read_lsn, read_server_cut
 from extract_load.checkpoints import SnapshotMark
 from extract_load.config import duration_text
-from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry, set_local
+from extract_load.connection import READ_CONSISTENT, Session, set_local
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import (
     LockYielded,
@@ -34,6 +34,7 @@ from extract_load.masking import SALT_SETTING
 from extract_load.observer import Observer
 from extract_load.open_transactions import read_open_transactions
 from extract_load.retry import QUERY_CANCELED
+from extract_load.sessions import SessionRegistry
 from extract_load.source_table import read_source_table
 
 logger = log.get_logger(__name__)

@@ -6,7 +6,7 @@ from contextvars import copy_context
 from typing import TypeVar
 
 from extract_load.config import TableSettings
-from extract_load.connection import SessionRegistry
+from extract_load.sessions import SessionRegistry
 
 Result = TypeVar("Result")
 

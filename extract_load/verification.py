@@ -17,7 +17,7 @@ from extract_load.comparison import (
     unknown,
 )
 from extract_load.config import Settings, TableSettings
-from extract_load.connection import READ_CONSISTENT, Session, SessionRegistry
+from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import count_live
 from extract_load.equality import TableDifference
@@ -28,6 +28,7 @@ from extract_load.landing import LandingOptions
 from extract_load.look import plan_in, read_target_state
 from extract_load.publish import Publication
 from extract_load.runner import Run, RunOptions
+from extract_load.sessions import SessionRegistry
 from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
 from extract_load.tables_in_parallel import in_parallel

@@ -369,6 +369,7 @@ def test_a_crash_of_the_target_empties_a_refresh(
 ) -> None:
     """As recovery does it: unlogged tables are empty, scratch and checkpoints together."""
     land_one(items, target, FULL)
+    change_items(items)
     broken_off(items, target, {**FULL, **SMALL}, after=3)
     ((scratch,),) = target.execute("SELECT relname FROM pg_class WHERE relname LIKE '\\_el\\_%'")
     target.execute(f"TRUNCATE extract_load_scratch.{scratch}; TRUNCATE extract_load_scratch.chunks")

@@ -43,6 +43,7 @@ ENGINE_LAYERS = [
     },
     {"server_rules", "target_rules"},
     {"server_facts"},
+    {"sessions"},
     {"connection", "digests"},
     {"dbt_sources", "dbt_models", "settings_file"},
     {"config"},
