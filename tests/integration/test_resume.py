@@ -12,7 +12,16 @@ from extract_load.report import TableResult
 from tests.support.interrupted import BrokenOffError, broken_off
 from tests.support.landing import assert_equal, land, land_one
 from tests.support.servers import Database
-from tests.support.tables import FULL, INCREMENTAL, MODES, RAW, XMIN, create_items, leftovers
+from tests.support.tables import (
+    FULL,
+    INCREMENTAL,
+    MODES,
+    RAW,
+    XMIN,
+    change_items,
+    create_items,
+    leftovers,
+)
 
 ROWS = 2_000
 SMALL = {"batch_size": 200}
