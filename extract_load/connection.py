@@ -6,9 +6,9 @@ hands the next transaction to another server session, and refuses `options=` in 
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psycopg2
 from psycopg2 import sql
@@ -31,6 +31,7 @@ WRITE_CONSISTENT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 
 Query = str | sql.Composable
 Row = tuple[Any, ...]
+Answer = TypeVar("Answer")
 
 _PINNED = {
     # One text form of every value, whatever the servers' defaults: `digests` compares texts.
@@ -64,6 +65,11 @@ _LIMITS: dict[Side, dict[str, str]] = {
 }
 
 
+NOT_DURABLE = {"synchronous_commit": "off"}
+"""For what a publish builds on: WAL is flushed in order, so its own COMMIT makes all of it durable
+(manual, 30.4). What a crash takes before then, it takes together with the session that goes on."""
+
+
 class Session:
     """One connection to one server.
 
@@ -94,6 +100,7 @@ class Session:
         self.side = side
         self._name = name
         self._is_ended = False
+        self._answers: dict[Callable[[Session], Any], Any] = {}
         self._raw = attempt(self._connect, attempts=attempts)
         self._raw.autocommit = True
 
@@ -139,6 +146,13 @@ class Session:
     def is_encrypted(self) -> bool:
         """Whether TLS is in use, up to the server or to a pooler before it."""
         return bool(self._raw.info.ssl_in_use)
+
+    def remembered(self, read: Callable[["Session"], Answer]) -> Answer:
+        """Returns what a question was answered with before: for what stays as long as a run."""
+        if read not in self._answers:
+            self._answers[read] = read(self)
+        answer: Answer = self._answers[read]
+        return answer
 
     def is_alive(self) -> bool:
         """Returns whether the server still answers on this connection."""

@@ -13,7 +13,7 @@ from extract_load import lease, log
 from extract_load.checkpoints import MISSING_ROWS_CHUNK, NO_PART
 from extract_load.comparison import raw_values, source_values
 from extract_load.config import Deletes
-from extract_load.connection import READ_CONSISTENT, Session
+from extract_load.connection import NOT_DURABLE, READ_CONSISTENT, Session
 from extract_load.difference import is_live, same_key
 from extract_load.digests import Buckets, key_digest
 from extract_load.equality import EVERY_ROW, Sums, add_sums, at_once, differing_buckets
@@ -149,7 +149,7 @@ def _land_keys(session: Session, source: SourceSnapshot, load: Load, among: sql.
     """Reads keys of the snapshot; one that stands twice is an error."""
     plan = load.plan
     doing = f"compare the keys of {plan.settings.source.said}"
-    with session.transaction(doing="commit the keys"):
+    with session.transaction(settings=NOT_DURABLE, doing="commit the keys"):
         lease.hold(session, load.lease)
         create_keys(session, load)
         for leaf in plan.source.leaves:
@@ -213,7 +213,7 @@ def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evide
     """Reads the rows whose keys neither raw table nor scratch has, in the same snapshot."""
     plan = load.plan
     landed = NOTHING_COPIED
-    with session.transaction(doing="commit the missing rows"):
+    with session.transaction(settings=NOT_DURABLE, doing="commit the missing rows"):
         lease.hold(session, load.lease)
         while keys := _missing_keys(session, load):
             stats = _land_rows(session, source, plan, keys)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, TypeVar
 
-from extract_load import lease, log
+from extract_load import lease, ledger, log
 from extract_load.baseline import is_overtaken
 from extract_load.chunk_loading import YIELD_SECONDS, ChunkLoading, LandingCounts, Progress
 from extract_load.comparison import proof_of
@@ -43,6 +43,7 @@ from extract_load.sessions import SessionRegistry
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import PlanOptions, TablePlan
+from extract_load.watermark import Watermark
 from extract_load.wide_rows import naming_wide_columns
 
 PUBLISH_ATTEMPTS = 5
@@ -245,8 +246,7 @@ class Landing:
         """Whether an earlier pass published, though the answer to its COMMIT was lost."""
         if self._publication is None:
             return False
-        with self.session.transaction():
-            watermark = read_target_state(self.session, self._table).watermark
+        watermark = self._read_watermark(self.session)
         return watermark is not None and watermark.run_id == self._run_id
 
     def _require_newest_snapshot(self, session: Session) -> None:
@@ -254,8 +254,7 @@ class Landing:
 
         The lease comes after the run's snapshot; without this a raw table would go back in time.
         """
-        with session.transaction():
-            watermark = read_target_state(session, self._table).watermark
+        watermark = self._read_watermark(session)
         if watermark is None or not is_overtaken(self._source.cut, watermark):
             return
         if self._source.has_reached(watermark.lsn or "0/0"):
@@ -266,6 +265,10 @@ class Landing:
                 f"It has not replayed WAL position {watermark.lsn} yet. Nothing was published.",
                 "Wait until it has caught up, or read from the primary.",
             )
+
+    def _read_watermark(self, session: Session) -> Watermark | None:
+        with session.transaction():
+            return ledger.read_watermark(session, self._table.target)
 
     # ------------------------------------------------------------ rows
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from extract_load import log
-from extract_load.connection import Session
+from extract_load.connection import NOT_DURABLE, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import ExtractLoadError, LeaseHeld
 from extract_load.identifiers import TableName
@@ -78,7 +78,7 @@ def _try_to_acquire(session: Session, lease: Lease) -> tuple[str, str] | None:
         "expiry_seconds": EXPIRY_SECONDS,
         "is_pooled": session.is_pooled(),
     }
-    with session.transaction(doing="take the lease"):
+    with session.transaction(settings=NOT_DURABLE, doing="take the lease"):
         if session.execute(queries("ledger")["acquire_lease"], facts):
             return None
         # pg_stat_activity is read once a transaction: a holder that came since would look gone.
@@ -123,7 +123,7 @@ def reclaim(session: Session, lease: Lease) -> None:
     Raises:
         LeaseHeld: If another run took the lease over.
     """
-    with session.transaction(doing="take the lease again"):
+    with session.transaction(settings=NOT_DURABLE, doing="take the lease again"):
         session.execute(queries("ledger")["end_backend"], {"token": lease.token})
         facts = {"token": lease.token, "is_pooled": session.is_pooled()}
         if not session.execute(queries("ledger")["reclaim_lease"], facts):
@@ -132,7 +132,7 @@ def reclaim(session: Session, lease: Lease) -> None:
 
 def release(session: Session, lease: Lease) -> None:
     """Gives a lease back."""
-    with session.transaction():
+    with session.transaction(settings=NOT_DURABLE):
         session.execute(queries("ledger")["release_lease"], {"token": lease.token})
 
 

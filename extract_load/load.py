@@ -8,7 +8,7 @@ from extract_load import checkpoints, lease, ledger
 from extract_load.catalog import Leaf
 from extract_load.checkpoints import Checkpoints, SnapshotMark
 from extract_load.chunking import Chunk
-from extract_load.connection import Session
+from extract_load.connection import NOT_DURABLE, Session
 from extract_load.extract import copy_out_query
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.resume import Resumed, part_of, resume
@@ -63,7 +63,7 @@ def prepare(session: Session, load: Load) -> Resumed:
     What no longer counts is deleted with its checkpoints; where nothing counts it starts empty.
     """
     plan = load.plan
-    with session.transaction(doing="create the scratch table"):
+    with session.transaction(settings=NOT_DURABLE, doing="create the scratch table"):
         lease.hold(session, load.lease)
         ledger.create_schema(session, plan.settings.target.schema)
         is_there = _has_table(session, plan.scratch)
@@ -118,12 +118,11 @@ def load_chunk(
 ) -> CopyStats | None:
     """Returns what a chunk brought, or None when an earlier attempt had loaded it.
 
-    The checkpoint commits with the rows. Its commit need not be durable by itself: WAL is flushed
-    in order, and the publish commits synchronously (manual, 30.4).
+    The checkpoint commits with the rows.
     """
     plan = load.plan
     doing = f"copy {chunk.range} of {chunk.leaf.name.said}"
-    with session.transaction(settings={"synchronous_commit": "off"}, doing="commit a chunk"):
+    with session.transaction(settings=NOT_DURABLE, doing="commit a chunk"):
         lease.hold(session, load.lease)
         if not load.checkpoints.claim(session, chunk.number, part_of(plan, chunk), str(chunk)):
             return None
@@ -191,7 +190,7 @@ def finish_scratch(session: Session, load: Load) -> None:
     A first load gets its primary key now: building it after the data is cheaper than keeping it.
     """
     plan = load.plan
-    with session.transaction(doing="commit the key"):
+    with session.transaction(settings=NOT_DURABLE, doing="commit the key"):
         lease.hold(session, load.lease)
         if plan.key and (plan.publish is Publish.FIRST_LOAD or not plan.is_key_proved):
             build_key(session, plan, plan.scratch)
@@ -214,10 +213,11 @@ def count_scratch(session: Session, plan: TablePlan) -> int:
 
 def drop_scratch(session: Session, load: Load) -> None:
     """Drops what this table's runs left beside the raw table, in the caller's transaction."""
-    for table in ledger.scratch_tables(load.target, load.plan.scratch.table):
-        session.execute(
-            sql.SQL("DROP TABLE IF EXISTS {}").format(table.sql), doing="drop a scratch table"
-        )
+    tables = ledger.scratch_tables(load.target, load.plan.scratch.table)
+    session.execute(
+        sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(one.sql for one in tables)),
+        doing="drop a scratch table",
+    )
 
 
 def copy_in_query(plan: TablePlan, table: TableName) -> sql.Composable:

@@ -69,5 +69,5 @@ def read_target_state(session: Session, table: TableSettings) -> TargetState:
         raw=raw,
         watermark=ledger.read_watermark(session, table.target) if has_ledger else None,
         facts=read_facts(session, table.target, raw.oid) if raw else NO_FACTS,
-        types=read_target_types(session),
+        types=session.remembered(read_target_types),
     )

@@ -16,7 +16,7 @@ from psycopg2 import sql
 from extract_load import lease, log
 from extract_load.catalog import Leaf
 from extract_load.checkpoints import NO_PART, REPAIR_CHUNK, Checkpoint
-from extract_load.connection import Session
+from extract_load.connection import NOT_DURABLE, Session
 from extract_load.difference import same_key
 from extract_load.errors import VerificationFailed
 from extract_load.extract import copy_keys_query, copy_leaf_query, count_leaf
@@ -55,7 +55,7 @@ def repair(
     """
     plan = load.plan
     window = xmin_predicate(min(each.snapshot.xmin for each in kept), plan.cut.xmax)
-    with session.transaction(doing="commit a repair"):
+    with session.transaction(settings=NOT_DURABLE, doing="commit a repair"):
         lease.hold(session, load.lease)
         load.checkpoints.delete(session, [REPAIR_CHUNK])
         stats = _replace_changed(session, source, load, window)

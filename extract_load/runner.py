@@ -14,7 +14,7 @@ from extract_load import lease, ledger, log
 from extract_load.chunk_loading import LandingCounts, Progress
 from extract_load.collect import collect
 from extract_load.config import Settings, TableSettings
-from extract_load.connection import Session
+from extract_load.connection import NOT_DURABLE, Session
 from extract_load.connection_parameters import ConnectionParameters, Resolver
 from extract_load.errors import ExtractLoadError, error_of
 from extract_load.extract import Estimate, estimate
@@ -255,7 +255,7 @@ class Run:
             session = self._registry.open(self._connections[conn_id], "target")
             try:
                 ledger.migrate(session)
-                with session.transaction(doing="write into the ledger"):
+                with session.transaction(settings=NOT_DURABLE, doing="write into the ledger"):
                     ledger.start_run(session, self.run_id, self._options.invoked_by or _who())
                 collect(session, self.run_id, self._settings.run.ledger_retention)
             except ExtractLoadError:
@@ -330,7 +330,7 @@ def _in_ledger(
     """What writes a result into the ledger, in a transaction of its own."""
 
     def written(session: Session) -> None:
-        with session.transaction(doing="write into the ledger"):
+        with session.transaction(settings=NOT_DURABLE, doing="write into the ledger"):
             write(session, _facts(run_id, table, result))
 
     return written

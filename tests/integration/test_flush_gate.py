@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from demo.embedded_server import EmbeddedServer
-from extract_load import snapshot
+from extract_load import observer
 from tests.support.landing import assert_equal, land, land_one
 from tests.support.own_servers import crash, database_of, new_server, wait_for
 from tests.support.servers import Database
@@ -62,7 +62,7 @@ def test_a_crash_of_the_source_takes_nothing_back_that_was_published(
 def test_a_source_that_writes_no_wal_is_not_published(
     server: EmbeddedServer, target: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "_FLUSH_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(observer, "_FLUSH_WAIT_SECONDS", 1.0)
     source = database_of(server)
     writer = next(
         process

@@ -186,7 +186,7 @@ def test_a_standby_is_a_source(
 
     assert (result.rows_updated, result.rows_deleted) == (1, 1)
     assert_equal(replica, target, table)
-    assert result.baseline == (table["sync_mode"] == "full_sync")
+    assert not result.baseline
 
 
 @EVERY_MODE
@@ -221,8 +221,8 @@ def test_a_recovery_conflict_costs_a_repair(
     catch_up(source, replica)
 
     def vacuum(chunks: int) -> None:
-        if chunks == 1:
-            source.execute("DELETE FROM public.items WHERE id % 2 = 0")
+        if chunks in (1, 3):  # again, since VACUUM passes by what somebody reads just then
+            source.execute(f"DELETE FROM public.items WHERE id % {chunks + 1} = 0")
             seen = "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL"
             others = f"{seen} AND pid <> pg_backend_pid()"
             wait_for(lambda: source.execute(others) == [(0,)], "others' snapshots")
