@@ -79,7 +79,7 @@ def wait_for(is_so: Callable[[], bool], what: str) -> None:
 
 def catch_up(primary: Database, standby: Database) -> None:
     """Waits until a standby has replayed what its primary has written by now."""
-    ((lsn,),) = primary.execute("SELECT pg_current_wal_lsn()")
+    ((lsn,),) = primary.execute("SELECT pg_current_wal_insert_lsn()")  # VACUUM flushes none
     query = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
     wait_for(lambda: bool(standby.execute(query, (lsn,))[0][0]), f"replay of {lsn}")
 
