@@ -9,13 +9,15 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from extract_load import log
+from extract_load.chunk_copy import load_chunk, member_of, read_text
 from extract_load.chunking import Chunk
 from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import ExtractLoadError, LockYielded, SnapshotLost
-from extract_load.load import Load, load_chunk
+from extract_load.load import Load
 from extract_load.retry import attempt
 from extract_load.sessions import SessionRegistry
+from extract_load.shared_read import SharedRead
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import TablePlan
@@ -75,6 +77,7 @@ class ChunkLoading:
         target: ConnectionParameters,
         counts: LandingCounts,
         progress: Progress,
+        shared: SharedRead | None = None,
     ) -> None:
         """Opens nothing yet.
 
@@ -83,7 +86,9 @@ class ChunkLoading:
             target: Where the chunks land.
             counts: What is loaded is added here.
             progress: Told after each chunk.
+            shared: Where the targets of one source table meet; None: this is the only one.
         """
+        self._shared = shared
         self._registry = registry
         self._target = target
         self._counts = counts
@@ -97,7 +102,10 @@ class ChunkLoading:
             ExtractLoadError: Whatever a chunk ended with after all its attempts.
         """
         workers = max(1, min(load.plan.settings.parallel_workers, len(chunks)))
-        with ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool:
+        with (
+            self._meeting(load, chunks),
+            ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool,
+        ):
             futures = [
                 pool.submit(copy_context().run, self._load_chunk, source, load, chunk)
                 for chunk in chunks
@@ -109,10 +117,20 @@ class ChunkLoading:
             for future in done:
                 future.result()
 
+    @contextmanager
+    def _meeting(self, load: Load, chunks: Sequence[Chunk]) -> Iterator[None]:
+        """Takes part in reads for several targets, where there are several."""
+        if self._shared is None:
+            yield
+        else:
+            reads = [read_text(load, chunk) for chunk in chunks]
+            with self._shared.joined(member_of(load.plan.settings), reads):
+                yield
+
     def _load_chunk(self, source: SourceSnapshot, load: Load, chunk: Chunk) -> None:
         def once() -> CopyStats | None:
             with naming_wide_columns(load.plan), self._worker_session() as session:
-                return load_chunk(session, source, load, chunk)
+                return load_chunk(session, source, load, chunk, self._shared)
 
         source.wait_until_calm()
         started = time.monotonic()

@@ -93,10 +93,17 @@ def count_rows(source: SourceSnapshot, plan: TablePlan) -> int:
 def count_leaf(
     source: SourceSnapshot, plan: TablePlan, leaf: Leaf, condition: sql.Composable
 ) -> int:
-    """Returns for how many rows of a leaf a condition holds in the snapshot."""
+    """Returns for how many rows of a leaf a condition holds in the snapshot.
+
+    Several targets of a table ask the same: the snapshot answers all of them alike.
+    """
     query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(from_leaf(plan, leaf), condition)
-    with source.reading(leaf) as reader:
-        return int(reader.execute(query, doing=f"count the rows of {leaf.name.said}")[0][0])
+
+    def ask() -> int:
+        with source.reading(leaf) as reader:
+            return int(reader.execute(query, doing=f"count the rows of {leaf.name.said}")[0][0])
+
+    return source.counted(f"{leaf.search_path} {query!r}", ask)
 
 
 def estimate(source: SourceSnapshot, plan: TablePlan) -> Estimate:

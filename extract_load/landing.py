@@ -40,6 +40,7 @@ from extract_load.repair import repair
 from extract_load.resume import Resumed, remaining, why_not_repaired
 from extract_load.retry import Patience, attempt
 from extract_load.sessions import SessionRegistry
+from extract_load.shared_read import SharedRead
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import PlanOptions, TablePlan
@@ -133,19 +134,23 @@ class Landing:
         else:
             self._registry.close(self.session)
 
-    def run(self, options: LandingOptions, progress: Progress) -> Publication:
+    def run(
+        self, options: LandingOptions, progress: Progress, shared: SharedRead | None = None
+    ) -> Publication:
         """Lands and publishes the table.
 
         Args:
             options: What the user asked for.
             progress: Told after each chunk.
+            shared: Where it meets the other targets of its source table.
 
         Raises:
             ExtractLoadError: Whatever went wrong; nothing was published then.
         """
+        loading = ChunkLoading(self._registry, self._target, self.counts, progress, shared)
         held = self.steadily(self._acquire(options.wait_seconds))
         try:
-            return self._land(held, options, progress)
+            return self._land(held, options, loading)
         finally:
             self._release(held)
 
@@ -175,10 +180,11 @@ class Landing:
             unless=lambda error: isinstance(error, LeaseHeld),
         )
 
-    def _land(self, held: lease.Lease, options: LandingOptions, progress: Progress) -> Publication:
+    def _land(
+        self, held: lease.Lease, options: LandingOptions, loading: ChunkLoading
+    ) -> Publication:
         """Passes, as long as each brings the table further."""
         patience = Patience(self._table.max_retries)
-        loading = ChunkLoading(self._registry, self._target, self.counts, progress)
         misses = 0
         while True:
             chunks = self.counts.chunks

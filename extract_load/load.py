@@ -7,11 +7,9 @@ from psycopg2 import sql
 from extract_load import checkpoints, lease, ledger
 from extract_load.catalog import Leaf
 from extract_load.checkpoints import Checkpoints, SnapshotMark
-from extract_load.chunking import Chunk
 from extract_load.connection import NOT_DURABLE, Session
-from extract_load.extract import copy_out_query
 from extract_load.identifiers import TableName, columns_sql
-from extract_load.resume import Resumed, part_of, resume
+from extract_load.resume import Resumed, resume
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats, StreamWatch, move
 from extract_load.table_plan import Publish, TablePlan
@@ -113,29 +111,6 @@ def _drop_key(session: Session, plan: TablePlan) -> None:
     )
 
 
-def load_chunk(
-    session: Session, source: SourceSnapshot, load: Load, chunk: Chunk
-) -> CopyStats | None:
-    """Returns what a chunk brought, or None when an earlier attempt had loaded it.
-
-    The checkpoint commits with the rows.
-    """
-    plan = load.plan
-    doing = f"copy {chunk.range} of {chunk.leaf.name.said}"
-    with session.transaction(settings=NOT_DURABLE, doing="commit a chunk"):
-        lease.hold(session, load.lease)
-        if not load.checkpoints.claim(session, chunk.number, part_of(plan, chunk), str(chunk)):
-            return None
-        with source.reading(chunk.leaf) as reader:
-            stats = move(
-                lambda stream: reader.copy(copy_out_query(plan, chunk), stream, doing),
-                lambda stream: session.copy(copy_in_query(plan, plan.scratch), stream, doing),
-                _watch(source, reader, session),
-            )
-        load.checkpoints.complete(session, chunk.number, rows=stats.rows, bytes_=stats.bytes)
-    return stats
-
-
 def copy_into(
     session: Session,
     source: SourceSnapshot,
@@ -152,11 +127,12 @@ def copy_into(
         return move(
             lambda stream: reader.copy(query, stream, doing),
             lambda stream: session.copy(into, stream, doing),
-            _watch(source, reader, session),
+            stream_watch(source, reader, session),
         )
 
 
-def _watch(source: SourceSnapshot, reader: Session, session: Session) -> StreamWatch:
+def stream_watch(source: SourceSnapshot, reader: Session, session: Session) -> StreamWatch:
+    """Returns what a stream from a reader to a target may not exceed."""
     return StreamWatch(
         stall_seconds=source.governor.run.stall_timeout.total_seconds(),
         source=reader,

@@ -83,7 +83,11 @@ def error_from(exc: psycopg2.Error, side: Side, conn_id: str, doing: str) -> Ext
     """
     terminal, unavailable = _ERRORS[side]
     state = exc.pgcode
-    lost = state is None and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
+    # A plain DatabaseError: what psycopg2 raises for a COPY whose connection went without a word.
+    lost = state is None and (
+        isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
+        or type(exc) is psycopg2.DatabaseError
+    )
     retryable = lost or (
         state is not None and (state[:2] in _RETRYABLE_CLASSES or state in _RETRYABLE_STATES)
     )

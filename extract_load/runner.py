@@ -2,15 +2,17 @@
 
 import os
 import secrets
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from extract_load import lease, ledger, log
+from extract_load.chunk_copy import member_of
 from extract_load.chunk_loading import LandingCounts, Progress
 from extract_load.collect import collect
 from extract_load.config import Settings, TableSettings
@@ -19,17 +21,18 @@ from extract_load.connection_parameters import ConnectionParameters, Resolver
 from extract_load.errors import ExtractLoadError, error_of
 from extract_load.extract import Estimate, estimate
 from extract_load.governor import Governor
+from extract_load.identifiers import TableName
 from extract_load.landing import Landing, LandingOptions
 from extract_load.look import look_and_plan
+from extract_load.once import Once
 from extract_load.report import RunReport, TableResult, peak_rss_bytes
 from extract_load.retry import attempt
 from extract_load.selection import resolve_all, select_tables
 from extract_load.sessions import SessionRegistry
+from extract_load.shared_read import SharedRead
 from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
 from extract_load.tables_in_parallel import in_parallel
-
-Value = TypeVar("Value")
 
 logger = log.get_logger(__name__)
 
@@ -110,9 +113,9 @@ class Run:
         self._options = options
         self._registry = SessionRegistry(lease.application_name(self.run_id))
         self._heartbeat = lease.Heartbeat(self.run_id, self._registry.sever)
-        self._governors = _Once[Governor]()
-        self._sources = _Once[SourceSnapshot]()
-        self._targets = _Once[Session]()
+        self._governors = Once[Governor]()
+        self._sources = Once[SourceSnapshot]()
+        self._targets = Once[Session]()
 
     def execute(self) -> RunReport:
         """Returns the report when every table is done or has failed."""
@@ -154,14 +157,34 @@ class Run:
             return PlannedTable(table, error=error)
 
     def _land_all(self) -> tuple[TableResult, ...]:
+        """Source tables several at a time; the targets of one of them all at once."""
         at_once = self._settings.run.tables_in_parallel
+        places: defaultdict[tuple[str, TableName], list[int]] = defaultdict(list)
+        for place, table in enumerate(self._tables):
+            places[table.source_connection, table.source].append(place)
+        groups = list(places.values())
         try:
-            return in_parallel(self._land, self._tables, at_once, self._registry)
+            landed = in_parallel(self._land_to_all, groups, at_once, self._registry)
         except BaseException:
             self._heartbeat.stop(0.0)
             raise
+        of_place = {place: one for results in landed for place, one in results}
+        return tuple(of_place[place] for place in range(len(self._tables)))
 
-    def _land(self, table: TableSettings) -> TableResult:
+    def _land_to_all(self, places: Sequence[int]) -> list[tuple[int, TableResult]]:
+        """One source table into each of its targets."""
+        tables = [self._tables[place] for place in places]
+        if len(tables) == 1:
+            return [(places[0], self._land(tables[0]))]
+        members = [member_of(table) for table in tables if table.enabled]
+        shared = SharedRead(members, self._settings.run.stall_timeout.total_seconds())
+        with ThreadPoolExecutor(len(tables), thread_name_prefix="target") as pool:
+            landing = [
+                pool.submit(copy_context().run, self._land, table, shared) for table in tables
+            ]
+            return [(place, one.result()) for place, one in zip(places, landing, strict=True)]
+
+    def _land(self, table: TableSettings, shared: SharedRead | None = None) -> TableResult:
         result = TableResult(
             source=table.source.written,
             target=table.target.written,
@@ -174,9 +197,15 @@ class Run:
         if self._options.workers:
             table = replace(table, parallel_workers=self._options.workers)
         with log.bound(run=self.run_id, table=table.source.written, target=table.target_connection):
-            return self._landed(table, result)
+            try:
+                return self._landed(table, result, shared)
+            finally:
+                if shared is not None:
+                    shared.leave(member_of(table))
 
-    def _landed(self, table: TableSettings, result: TableResult) -> TableResult:
+    def _landed(
+        self, table: TableSettings, result: TableResult, shared: SharedRead | None
+    ) -> TableResult:
         started = time.monotonic()
         landing: Landing | None = None
         try:
@@ -193,7 +222,7 @@ class Run:
             )
             with landing:
                 landing.steadily(_in_ledger(ledger.start_table_run, self.run_id, table, result))
-                publication = landing.run(self._options.landing, self._options.progress)
+                publication = landing.run(self._options.landing, self._options.progress, shared)
                 result = replace(
                     _with_counts(result, landing),
                     status="done",
@@ -277,48 +306,6 @@ class Run:
                 logger.warning("end of run not in the ledger", extra={"why": error.primary})
             self._registry.close(session)
         self._registry.close_idle()
-
-
-class _Once(Generic[Value]):
-    """Values made when first asked for, by one thread, and kept; an error is kept too.
-
-    A lock a key: a target that does not answer delays no other.
-    """
-
-    def __init__(self) -> None:
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._values: dict[str, Value] = {}
-        self._errors: dict[str, ExtractLoadError] = {}
-        self._replaced: list[Value] = []
-
-    def get(self, key: str, make: Callable[[], Value]) -> Value:
-        """Returns the value of a key, made on the first call."""
-        with self._locks[key]:
-            if key in self._errors:
-                raise self._errors[key]
-            if key not in self._values:
-                try:
-                    self._values[key] = make()
-                except ExtractLoadError as error:
-                    self._errors[key] = error
-                    raise
-            return self._values[key]
-
-    def replace(self, key: str, older: Value, make: Callable[[], Value]) -> Value:
-        """Returns another value than `older`, made unless somebody else did."""
-        with self._locks[key]:
-            if self._values[key] is older:
-                self._values[key] = make()
-                self._replaced.append(older)
-            return self._values[key]
-
-    def values(self) -> list[Value]:
-        """Returns what was made, replaced values too."""
-        return [*self._replaced, *self._values.values()]
-
-    def items(self) -> list[tuple[str, Value]]:
-        """Returns what was made, by key."""
-        return list(self._values.items())
 
 
 def _in_ledger(

@@ -8,7 +8,8 @@ of that time before each read.
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from uuid import uuid4
@@ -93,6 +94,8 @@ class SourceSnapshot:
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._busy: dict[Session, int] = {}
         self._yielding: set[Session] = set()
+        self._counts: dict[str, int] = {}
+        self._count_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
         self._observer = Observer(parameters, registry)
         self._ended = threading.Event()
@@ -205,6 +208,13 @@ class SourceSnapshot:
                         "Run again: it takes a new snapshot.",
                     )
             yield reader
+
+    def counted(self, question: str, ask: Callable[[], int]) -> int:
+        """Returns the answer to a question, which nothing changes while the snapshot stands."""
+        with self._count_locks[question]:
+            if question not in self._counts:
+                self._counts[question] = ask()
+            return self._counts[question]
 
     def is_working(self, reader: Session) -> bool:
         """Returns whether the server still looks for rows for a reader that gets none."""

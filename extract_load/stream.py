@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
-from extract_load.connection import Session
+from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import (
     ExtractLoadError,
     SourceUnavailable,
@@ -48,14 +48,25 @@ class CopyStats:
 NOTHING_COPIED = CopyStats(0, 0)
 
 
+class Side(Protocol):
+    """One end of a stream, as far as it is told of and ended."""
+
+    @property
+    def parameters(self) -> ConnectionParameters:
+        """Returns where it is."""
+
+    def sever(self) -> None:
+        """Cuts the connection, from another thread."""
+
+
 @dataclass(frozen=True)
 class StreamWatch:
     """What a stream may not exceed, and how it is ended."""
 
     stall_seconds: float
     """After so long without a byte it is given up."""
-    source: Session
-    target: Session
+    source: Side
+    target: Side
     is_source_working: Callable[[], bool]
     """Whether a source that sends nothing still looks for rows."""
     pace: Callable[[int], None]
@@ -193,7 +204,7 @@ def _says_yes(ask: Callable[[], bool], seconds: float) -> bool:
     return answers == [True]
 
 
-def _stalled(session: Session, seconds: float, *, is_target: bool) -> ExtractLoadError:
+def _stalled(session: Side, seconds: float, *, is_target: bool) -> ExtractLoadError:
     kind = TargetUnavailable if is_target else SourceUnavailable
     side, verb = ("target", "took") if is_target else ("source", "sent")
     return kind(

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import TypeVar
 
-from extract_load.config import TableSettings
 from extract_load.sessions import SessionRegistry
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 END_SECONDS = 0.4
@@ -15,24 +15,24 @@ END_SECONDS = 0.4
 
 
 def in_parallel(
-    act: Callable[[TableSettings], Result],
-    tables: Sequence[TableSettings],
+    act: Callable[[Item], Result],
+    items: Sequence[Item],
     at_once: int,
     registry: SessionRegistry,
 ) -> tuple[Result, ...]:
-    """Returns what an action returns of each table, in their order.
+    """Returns what an action returns of each table, or group of them, in their order.
 
     After a signal some threads may sit in a call that ends only with its server. They are left to
     the end of the process, and with them their connections.
 
     Args:
-        act: Called in a thread for each table; raises nothing of its own.
-        tables: The tables.
+        act: Called in a thread for each; raises nothing of its own.
+        items: The tables, or groups.
         at_once: How many of them at a time.
         registry: Holds the sessions of all of them; they are ended after a signal.
     """
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="table")
-    futures = [pool.submit(copy_context().run, act, table) for table in tables]
+    futures = [pool.submit(copy_context().run, act, item) for item in items]
     try:
         results = tuple(future.result() for future in futures)
     except BaseException:

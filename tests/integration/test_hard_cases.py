@@ -7,11 +7,12 @@ import pytest
 
 from demo.embedded_server import EmbeddedServer
 from extract_load import catalog, extract, lease, ledger, snapshot
+from extract_load.chunk_copy import load_chunk
 from extract_load.connection import WRITE_CONSISTENT, Session
 from extract_load.connection_parameters import ConnectionParameters, resolve_connection
 from extract_load.deletes import Evidence, SourceFacts, gather
 from extract_load.errors import ExtractLoadError, LeaseHeld, VerificationFailed
-from extract_load.load import Load, finish_scratch, load_chunk, prepare
+from extract_load.load import Load, finish_scratch, prepare
 from extract_load.look import look_and_plan
 from extract_load.publish import publish
 from extract_load.reset import forget

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from extract_load import chunk_loading, load
+from extract_load import chunk_copy, chunk_loading
 from extract_load.errors import ConfigError
 from extract_load.extract import copy_out_query
 from extract_load.runner import RunOptions, run
@@ -121,12 +121,12 @@ def test_no_statement_of_a_read_holds_the_salt(
 ) -> None:
     """A COPY runs for hours in pg_stat_activity, and is logged when it fails."""
     statements: list[str] = []
-    original = load.load_chunk
+    original = chunk_copy.load_chunk
 
-    def watched(session: Any, snapshot: Any, loading: Any, chunk: Any) -> Any:
+    def watched(session: Any, snapshot: Any, loading: Any, chunk: Any, shared: Any) -> Any:
         with snapshot.reader() as reader:
             statements.append(copy_out_query(loading.plan, chunk).as_string(reader._raw))
-        return original(session, snapshot, loading, chunk)
+        return original(session, snapshot, loading, chunk, shared)
 
     monkeypatch.setattr(chunk_loading, "load_chunk", watched)
     assert land_people(people, target).error is None

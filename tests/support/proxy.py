@@ -3,6 +3,7 @@
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Wire:
     """After so many bytes from the server all connections are cut, once."""
     lose_commit: int | None = None
     """The number of the COMMIT whose answer is lost: it arrives, and the connection is cut."""
+    to_server_per_second: float | None = None
+    """How many bytes go to the server in a second, on each connection."""
     from_server: int = 0
     commits: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -113,6 +116,8 @@ def _pump(client: socket.socket, server: socket.socket, wire: Wire, ended: threa
                 if not data:
                     break
                 drops_answers = drops_answers or wire.is_lost(data)
+                if wire.to_server_per_second is not None:
+                    time.sleep(len(data) / wire.to_server_per_second)
                 server.sendall(data)
             if server in ready:
                 data = server.recv(_BLOCK)

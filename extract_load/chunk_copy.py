@@ -1,0 +1,122 @@
+"""One chunk with its checkpoint, read by its target alone or once for several."""
+
+from dataclasses import dataclass, field
+from typing import BinaryIO, cast
+
+from extract_load import lease
+from extract_load.chunking import Chunk
+from extract_load.config import TableSettings
+from extract_load.connection import NOT_DURABLE, Session
+from extract_load.connection_parameters import ConnectionParameters
+from extract_load.extract import copy_out_query
+from extract_load.load import Load, copy_in_query, copy_into
+from extract_load.resume import part_of
+from extract_load.shared_read import SharedRead, Tee
+from extract_load.snapshot import SourceSnapshot
+from extract_load.stream import CopyStats, StreamWatch, move
+
+
+def load_chunk(
+    session: Session,
+    source: SourceSnapshot,
+    load: Load,
+    chunk: Chunk,
+    shared: SharedRead | None = None,
+) -> CopyStats | None:
+    """Returns what a chunk brought, or None when an earlier attempt had loaded it.
+
+    The checkpoint commits with the rows.
+
+    Args:
+        session: To the target.
+        source: The snapshot.
+        load: The table.
+        chunk: What of it.
+        shared: Where targets meet that read the same; None: this one reads by itself.
+    """
+    plan = load.plan
+    doing = f"copy {chunk.range} of {chunk.leaf.name.said}"
+    query, copy_in = copy_out_query(plan, chunk), copy_in_query(plan, plan.scratch)
+    with session.transaction(settings=NOT_DURABLE, doing="commit a chunk"):
+        lease.hold(session, load.lease)
+        if not load.checkpoints.claim(session, chunk.number, part_of(plan, chunk), str(chunk)):
+            return None
+        if shared is None:
+            stats = copy_into(session, source, chunk.leaf, query, copy_in, doing)
+        else:
+            part = _Part(source, load, chunk, shared)
+            stats = move(
+                lambda stream: part.copy_out(stream, doing),
+                lambda stream: session.copy(copy_in, stream, doing),
+                part.watch(session),
+            )
+        load.checkpoints.complete(session, chunk.number, rows=stats.rows, bytes_=stats.bytes)
+    return stats
+
+
+def member_of(settings: TableSettings) -> object:
+    """Returns what tells one target of a source table from another."""
+    return settings.target_connection, settings.target.parts
+
+
+def read_text(load: Load, chunk: Chunk) -> str:
+    """Returns what tells one read from another: its snapshot and its COPY."""
+    return f"{load.snapshot.id} {copy_out_query(load.plan, chunk)!r}"
+
+
+@dataclass
+class _Part:
+    """One target's part in a shared read; it may be the one that reads."""
+
+    source: SourceSnapshot
+    load: Load
+    chunk: Chunk
+    shared: SharedRead
+    _reading: tuple[Session, Tee] | None = field(default=None, init=False)
+
+    @property
+    def parameters(self) -> ConnectionParameters:
+        """Those of the source."""
+        return self.source.parameters
+
+    def sever(self) -> None:
+        """Cuts the connection to the source, if this target reads."""
+        if self._reading is not None:
+            self._reading[0].sever()
+
+    def copy_out(self, stream: BinaryIO, doing: str) -> int:
+        """Returns the rows that came into a stream."""
+
+        def read(tee: Tee) -> int:
+            with self.source.reading(self.chunk.leaf) as reader:
+                self._reading = reader, tee
+                try:
+                    query = copy_out_query(self.load.plan, self.chunk)
+                    return reader.copy(query, cast(BinaryIO, tee), doing)
+                finally:
+                    self._reading = None
+
+        text = read_text(self.load, self.chunk)
+        return self.shared.copy(member_of(self.load.plan.settings), text, stream, read)
+
+    def watch(self, session: Session) -> StreamWatch:
+        """Returns what the stream to this target may not exceed."""
+        return StreamWatch(
+            stall_seconds=self.source.governor.run.stall_timeout.total_seconds(),
+            source=self,
+            target=session,
+            is_source_working=self._is_right_to_wait,
+            pace=self._pace,
+        )
+
+    def _is_right_to_wait(self) -> bool:
+        """Whether no byte comes for a reason: another reads, or others take what was read."""
+        if self._reading is None:
+            return True
+        reader, tee = self._reading
+        return tee.is_writing or self.source.is_working(reader)
+
+    def _pace(self, bytes_: int) -> None:
+        """What was read once is paid once."""
+        if self._reading is not None:
+            self.source.governor.pace(bytes_)
