@@ -44,6 +44,7 @@ def test_a_failed_connect_is_told_by_its_text(text: str, kind: type[ExtractLoadE
     [
         (psycopg2.OperationalError("server closed the connection unexpectedly"), TargetUnavailable),
         (psycopg2.InterfaceError("connection already closed"), TargetUnavailable),
+        (psycopg2.DatabaseError("error with status PGRES_COPY_OUT"), TargetUnavailable),
         (psycopg2.ProgrammingError("can't adapt"), TargetError),
     ],
 )
