@@ -9,7 +9,7 @@ from extract_load.runner import RunOptions, run
 from tests.support.interrupted import broken_off
 from tests.support.landing import assert_equal, environment, land_one, settings
 from tests.support.servers import Database
-from tests.support.tables import FULL, RAW, create_items, leftovers
+from tests.support.tables import FULL, RAW, change_items, create_items, leftovers
 
 SMALL = {**FULL, "batch_size": 200}
 OTHER: dict[str, Any] = {"source": "public.other"}
@@ -29,6 +29,7 @@ def test_what_a_dead_run_left_is_collected_by_another_tables_run(
 ) -> None:
     if is_refresh:
         land_one(items, target, FULL)
+        change_items(items)
     broken_off(items, target, SMALL, after=3)
     target.execute(
         "INSERT INTO extract_load.leases"

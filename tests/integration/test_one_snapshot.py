@@ -73,7 +73,7 @@ def test_lost_connections_are_retried(
         if chunks == 2:
             items.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE application_name LIKE 'extract-load%' AND query LIKE 'COPY%'"
+                "WHERE application_name LIKE 'extract-load%' AND query LIKE 'ROLLBACK TO%'"
             )
         if chunks == 4:
             target.execute(

@@ -13,8 +13,8 @@ from tests.support.landing import environment, land_one
 from tests.support.servers import Database
 from tests.support.tables import FULL, RAW, create_items
 
-SOON_SECONDS = 1
-"""A signal is obeyed within one second, and mostly within a tenth of it."""
+SOON_SECONDS = 3
+"""A signal is obeyed within one second, mostly a tenth of it; the rest is a busy machine's."""
 
 
 @pytest.fixture
