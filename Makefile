@@ -20,7 +20,7 @@ COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --only-bin
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 WITH_WAREHOUSE := $(BIN)/python -m tests.support.with_warehouse
 # A file's tests stay together: they share servers. What measures time or memory runs alone.
-WORKERS ?= 3
+WORKERS ?= 2
 BESIDE = -n $(WORKERS) --dist loadfile
 # Each check's output in one piece, where make can (4.0; macOS has 3.81).
 TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
@@ -81,7 +81,7 @@ clean: down ## Stop the demo and remove its data, and what the tools left behind
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dbt_project/target dbt_project/logs logs
 
 .PHONY: test
-test: $(STAMP) ## Everything that needs only Python: make test [ARGS="-k name"] [WORKERS=3]
+test: $(STAMP) ## Everything that needs only Python: make test [ARGS="-k name"] [WORKERS=2]
 	@$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 
 .PHONY: test-unit
@@ -89,7 +89,6 @@ test-unit: $(STAMP) ## The quick part: unit and property tests, examples in docs
 	@$(BIN)/python -m pytest $(wildcard tests/unit tests/property extract_load) $(ARGS)
 
 .PHONY: test-slow
-test-slow: WORKERS = 2
 test-slow: $(STAMP) ## What takes minutes, or PostgreSQL builds from npm: make test-slow [ARGS="-k name"]
 	@$(BIN)/python -m pytest -m slow $(BESIDE) $(ARGS)
 

@@ -51,7 +51,7 @@ def manifest(home: AirflowHome, without_manifest: DagFolder) -> Path:
         cwd=home.directory,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=180,
     )
     return home.manifest
 

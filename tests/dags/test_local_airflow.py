@@ -97,7 +97,7 @@ def task_states(port: str, dag_id: str, run: str, token: str) -> dict[str, str]:
     return {task["task_id"]: task["state"] for task in found["task_instances"]}
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it took too long"
