@@ -22,6 +22,8 @@ WITH_WAREHOUSE := $(BIN)/python -m tests.support.with_warehouse
 # A file's tests stay together: they share servers. What measures time or memory runs alone.
 WORKERS ?= 2
 BESIDE = -n $(WORKERS) --dist loadfile
+# pytest's status where ARGS leave none of a part.
+NO_TESTS := 5
 # Each check's output in one piece, where make can (4.0; macOS has 3.81).
 TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -90,7 +92,8 @@ test-unit: $(STAMP) ## The quick part: unit and property tests, examples in docs
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## What takes minutes, or PostgreSQL builds from npm: make test-slow [ARGS="-k name"]
-	@$(BIN)/python -m pytest -m slow $(BESIDE) $(ARGS)
+	@$(BIN)/python -m pytest -m 'slow and not alone' $(BESIDE) $(ARGS) || [ $$? = $(NO_TESTS) ]
+	@$(BIN)/python -m pytest -m 'slow and alone' $(ARGS) || [ $$? = $(NO_TESTS) ]
 
 .PHONY: test-matrix
 test-matrix: $(STAMP) ## Every pair of PostgreSQL 13 to 18, on builds from npm
@@ -107,11 +110,11 @@ soak: $(STAMP) ## Random histories for hours: make soak [SECONDS=3600] [COUNT=0]
 
 .PHONY: bench
 bench: $(STAMP) ## Speed against psql, written into docs/performance.md: make bench [BENCH_SCALE=0.1]
-	@$(BIN)/python -m benchmarks --write $(ARGS)
+	@$(BIN)/python -m benchmarks --write --peers $(ARGS)
 
 .PHONY: bench-quick
 bench-quick: $(STAMP) ## ... the ratios that matter most, on small tables, in under 3 minutes
-	@$(BIN)/python -m benchmarks --scale 0.02 --pairs 3 $(ARGS)
+	@$(BIN)/python -m benchmarks --quick --scale 0.04 --pairs 3 $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## Harm runs in every way, 200 times each: make chaos [ROUNDS=200] [SEED=...]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, PEER_CASES, QUICK
 from benchmarks.figures import Figures, as_chart, as_markdown
 from benchmarks.stand import Stand, stand
 from benchmarks.tables import EVENTS, SMALL_TABLES, USERS, WIDE, small
@@ -31,13 +31,17 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=float(os.environ.get("BENCH_SCALE", "1")))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", default="", help="part of a case's name")
+    parser.add_argument("--quick", action="store_true", help="only what matters most")
+    parser.add_argument("--peers", action="store_true", help="other tools too, at a tenth")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     options = parser.parse_args()
-    chosen = [case for case in CASES if options.only in case.name]
+    cases = QUICK if options.quick else (*CASES, *PEER_CASES) if options.peers else CASES
+    chosen = [case for case in cases if options.only in case.name]
     found = []
     with stand() as servers:
         for case in chosen:
-            _make_tables(servers, options.scale, case.name)
+            scale = options.scale / 10 if case in PEER_CASES else options.scale
+            _make_tables(servers, scale, case.name)
             pairs = list(itertools.islice(case.run(servers), options.pairs + 1))
             found.append(Figures(case.name, case.reference, case.limit, tuple(pairs[1:])))
             print(found[-1].as_line(), flush=True)

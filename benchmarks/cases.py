@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.peers import PEERS, Peer, changes
 from benchmarks.stand import Cost, Stand
 from benchmarks.tables import EVENTS, SMALL_TABLES, USERS, WIDE, Table, small
 from benchmarks.ways import by_hand, by_psql, by_us, forget_ours, require_equal
@@ -94,6 +95,41 @@ def _change(stand: Stand, statements: str, number: int) -> str:
     return str(now)
 
 
+def _against_peer(peer: Peer) -> Callable[[Stand], Iterator[tuple[Cost, Cost]]]:
+    """Against another tool; what it lands otherwise than the source is told once."""
+
+    def run(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
+        told = None
+        while True:
+            theirs = peer.cost(stand, USERS)
+            forget_ours(stand)
+            ours = by_us(stand, USERS)
+            require_equal(stand, USERS, "raw_data.users")
+            if told is None:
+                told = changes(stand, USERS, peer.landed(USERS))
+                print(f"{peer.name}: {'; '.join(told) or 'equal'}", flush=True)
+            yield theirs, ours
+
+    return run
+
+
+def _two_settings(
+    one: dict[str, Any], other: dict[str, Any]
+) -> Callable[[Stand], Iterator[tuple[Cost, Cost]]]:
+    """Ours against ours: the first is the reference."""
+
+    def run(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
+        while True:
+            costs = []
+            for options in (one, other):
+                forget_ours(stand)
+                costs.append(by_us(stand, USERS, **options))
+                require_equal(stand, USERS, "raw_data.users")
+            yield costs[0], costs[1]
+
+    return run
+
+
 def _many_tables(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
     """Against as many pairs of psql would be unfair to them: one pair, times the tables."""
     tables = [small(number) for number in range(SMALL_TABLES)]
@@ -106,7 +142,36 @@ def _many_tables(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
         yield theirs, ours
 
 
+def _idle(change: str, **keys: Any) -> Callable[[Stand], Iterator[tuple[Cost, Cost]]]:
+    """Against a whole copy: a run that finds nothing, or next to nothing."""
+
+    def run(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
+        forget_ours(stand)
+        by_us(stand, USERS, **keys)
+        number = 0
+        while True:
+            number += 1
+            theirs = by_psql(stand, USERS)
+            if change:
+                stand.ask(stand.source, change.format(number=number))
+            ours = by_us(stand, USERS, **keys)
+            require_equal(stand, USERS, "raw_data.users")
+            yield theirs, ours
+
+    return run
+
+
 COPY, DELTA = "psql | psql", "delta by hand"
+BY_XMIN = {"sync_mode": "xmin_incremental"}
+BY_CURSOR = {
+    "sync_mode": "incremental_sync",
+    "incremental_field": "updated_at",
+    "deletes": "ignore",
+    "lookback": "0s",
+}
+ONE_WORKER, FIFTY = "ours, 1 worker", "ours, 50k rows"
+ANOTHER_TABLE = "CREATE TABLE public.other_{number} AS SELECT 1 AS one"
+"""So that transactions began since, and the window of xmin is open."""
 CASES = (
     Case("first load, users, 2 workers", COPY, 0.85, _first_loads(USERS, 2)),
     Case("first load, users, 1 worker", COPY, 1.0, _first_loads(USERS, 1)),
@@ -115,17 +180,29 @@ CASES = (
     Case("full_sync, nothing changed", COPY, 0.6, _refreshes("")),
     Case("full_sync, 1 % changed", COPY, 0.7, _refreshes(ONE_PERCENT)),
     Case("full_sync, every row changed", COPY, 2.5, _refreshes(EVERY_ROW)),
-    Case("xmin, 1 % changed, 1 % new", DELTA, 1.3, _deltas(sync_mode="xmin_incremental")),
-    Case(
-        "cursor, 1 % changed, 1 % new",
-        DELTA,
-        1.2,
-        _deltas(
-            sync_mode="incremental_sync",
-            incremental_field="updated_at",
-            deletes="ignore",
-            lookback="0s",
-        ),
-    ),
+    Case("xmin, 1 % changed, 1 % new", DELTA, 1.3, _deltas(**BY_XMIN)),
+    Case("cursor, 1 % changed, 1 % new", DELTA, 1.2, _deltas(**BY_CURSOR)),
+    Case("idle xmin, window open", COPY, 0.25, _idle(ANOTHER_TABLE, **BY_XMIN)),
+    Case("idle xmin, nothing began since", COPY, 0.06, _idle("", **BY_XMIN)),
+    Case("idle cursor, deletes ignored", COPY, 0.06, _idle("", **BY_CURSOR)),
+    Case("2 workers against 1", ONE_WORKER, 0.83, _two_settings({"workers": 1}, {"workers": 2})),
+    Case("chunks of 10k rows against 50k", FIFTY, 1.06, _two_settings({}, {"batch_size": 10_000})),
     Case(f"{SMALL_TABLES} small tables", "one psql | psql", None, _many_tables),
 )
+QUICK = tuple(
+    case
+    for case in CASES
+    if case.name
+    in {
+        "first load, users, 2 workers",
+        "first load, events, 2 workers",
+        "full_sync, nothing changed",
+        "full_sync, 1 % changed",
+        "xmin, 1 % changed, 1 % new",
+    }
+)
+PEER_CASES = tuple(
+    Case(f"first load, users, {peer.name}", peer.name, limit, _against_peer(peer))
+    for peer, limit in zip(PEERS, (0.25, 0.25, 0.05), strict=True)
+)
+"""Other tools take minutes: they run with a tenth of the rows."""

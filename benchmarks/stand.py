@@ -6,10 +6,11 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -61,16 +62,16 @@ class Stand:
     @property
     def source_uri(self) -> str:
         """Returns the source's address."""
-        return _uri(self.source)
+        return uri_of(self.source)
 
     @property
     def target_uri(self) -> str:
         """Returns the target's address."""
-        return _uri(self.target)
+        return uri_of(self.target)
 
     def ask(self, server: EmbeddedServer, statements: str) -> list[tuple[Any, ...]]:
         """Returns the rows of the last of several statements, each committed by itself."""
-        connection = psycopg2.connect(_uri(server))
+        connection = psycopg2.connect(uri_of(server))
         connection.autocommit = True
         try:
             with connection.cursor() as cursor:
@@ -87,7 +88,12 @@ class Stand:
             self.ask(server, "CHECKPOINT")
         yield
 
-    def cost(self, *commands: Sequence[str], after: str = "") -> Cost:
+    def cost(
+        self,
+        *commands: Sequence[str],
+        after: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Cost:
         """Returns what a pipeline of programs costs, with statements on the target behind it.
 
         Raises:
@@ -95,7 +101,7 @@ class Stand:
         """
         cpu, wal = self._servers_cpu(), self._wal()
         started = time.perf_counter()
-        usages = _run_pipeline(commands, self._environment())
+        usages = _run_pipeline(commands, {**self._environment(), **environment})
         if after:
             self.ask(self.target, after)
         seconds = time.perf_counter() - started
@@ -130,11 +136,8 @@ def stand() -> Iterator[Stand]:
     directory.chmod(0o755)
     servers = []
     try:
-        for name, port in zip(("source", "target"), free_ports(2), strict=True):
-            server = EmbeddedServer(18, directory / name, port, SETTINGS)
-            server.create(PASSWORD)
-            server.start()
-            servers.append(server)
+        servers.append(new_server(directory, "source"))
+        servers.append(new_server(directory, "target"))
         yield Stand(directory, *servers)
     finally:
         for server in servers:
@@ -142,7 +145,17 @@ def stand() -> Iterator[Stand]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _uri(server: EmbeddedServer) -> str:
+def new_server(directory: Path, name: str) -> EmbeddedServer:
+    """Returns a server that runs; whoever asked for it stops it."""
+    (port,) = free_ports(1)
+    server = EmbeddedServer(18, directory / name, port, SETTINGS)
+    server.create(PASSWORD)
+    server.start()
+    return server
+
+
+def uri_of(server: EmbeddedServer) -> str:
+    """Returns a server's address."""
     return f"postgresql://{SUPERUSER}:{PASSWORD}@{HOST}:{server.port}/postgres"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.stand import PSQL, Cost, Stand
 from benchmarks.tables import Table
+from demo.embedded_server import EmbeddedServer
 
 PROGRAM = str(Path(sys.executable).with_name("extract-load"))
 
@@ -83,8 +84,16 @@ def forget_ours(stand: Stand) -> None:
     stand.ask(stand.target, ";\n".join(f"DROP SCHEMA IF EXISTS {name} CASCADE" for name in schemas))
 
 
-def require_equal(stand: Stand, table: Table, landed: str) -> None:
+def require_equal(
+    stand: Stand, table: Table, landed: str, target: EmbeddedServer | None = None
+) -> None:
     """Requires that a landed table holds the source's rows.
+
+    Args:
+        stand: The servers.
+        table: What was landed.
+        landed: Where to.
+        target: On which server, if not the stand's.
 
     Raises:
         RuntimeError: If it does not.
@@ -95,7 +104,7 @@ def require_equal(stand: Stand, table: Table, landed: str) -> None:
         f"FROM (SELECT {names} FROM {{}}) AS row"
     )
     asked = stand.ask(stand.source, query.format(f"public.{table.name}"))
-    found = stand.ask(stand.target, query.format(landed))
+    found = stand.ask(target or stand.target, query.format(landed))
     if asked != found:
         raise RuntimeError(f"{landed} is not what the source holds: {found}, not {asked}")
 

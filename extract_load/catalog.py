@@ -143,6 +143,8 @@ class Leaf:
     heap_bytes: int
     table_bytes: int
     """Heap and TOAST."""
+    toast_bytes: int = 0
+    """What values too large for the heap take, compressed as they are."""
     is_granted: bool = True
     """Whether the role may SELECT from all of it, and so lock it too."""
     granted_system_columns: frozenset[str] = frozenset({"ctid", "xmin"})
@@ -188,6 +190,9 @@ class TableSchema:
     """Columns that an index begins with: the texts it keeps under collation "C"."""
     children: tuple[str, ...] = ()
     """Tables that inherit from it and are landed by themselves, with their rows, for people."""
+    row_versions: str | None = None
+    """Of its catalog rows, a digest: the same for as long as nobody altered the table. None where
+    it is not a plain source table."""
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -254,6 +259,17 @@ def read_table(session: Session, name: TableName) -> TableSchema | None:
         table_bytes=table_bytes,
         block_bytes=block_bytes,
     )
+
+
+def read_row_versions(session: Session, table: TableSchema) -> str:
+    """Returns what tells whether somebody wrote into the catalog about a plain table."""
+    named = {
+        "oid": table.oid,
+        "schema": table.name.schema,
+        "table": table.name.table,
+        "types": [type_.oid for type_ in table.types],
+    }
+    return str(session.execute(queries("catalog")["row_versions"], named)[0][0])
 
 
 def read_columns(

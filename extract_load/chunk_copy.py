@@ -8,12 +8,13 @@ from extract_load.chunking import Chunk
 from extract_load.config import TableSettings
 from extract_load.connection import NOT_DURABLE, Session
 from extract_load.connection_parameters import ConnectionParameters
+from extract_load.errors import LeftBehind
 from extract_load.extract import copy_out_query
 from extract_load.load import Load, copy_in_query, copy_into
 from extract_load.resume import part_of
-from extract_load.shared_read import SharedRead, Tee
+from extract_load.shared_read import SharedRead, Tee, TooSlow
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import CopyStats, StreamWatch, move
+from extract_load.stream import CopyStats, PipeWriter, StreamWatch, move
 
 
 def load_chunk(
@@ -84,7 +85,7 @@ class _Part:
         if self._reading is not None:
             self._reading[0].sever()
 
-    def copy_out(self, stream: BinaryIO, doing: str) -> int:
+    def copy_out(self, stream: PipeWriter, doing: str) -> int:
         """Returns the rows that came into a stream."""
 
         def read(tee: Tee) -> int:
@@ -96,8 +97,15 @@ class _Part:
                 finally:
                     self._reading = None
 
-        text = read_text(self.load, self.chunk)
-        return self.shared.copy(member_of(self.load.plan.settings), text, stream, read)
+        settings, text = self.load.plan.settings, read_text(self.load, self.chunk)
+        try:
+            return self.shared.copy(member_of(settings), text, stream, read)
+        except TooSlow:
+            raise LeftBehind(
+                f'target "{settings.target_connection}" keeps the others waiting',
+                "They go on without it.",
+                "It reads the rest by itself, from this chunk on.",
+            ) from None
 
     def watch(self, session: Session) -> StreamWatch:
         """Returns what the stream to this target may not exceed."""
@@ -107,6 +115,7 @@ class _Part:
             target=session,
             is_source_working=self._is_right_to_wait,
             pace=self._pace,
+            memory=self.source.governor.memory,
         )
 
     def _is_right_to_wait(self) -> bool:

@@ -13,7 +13,7 @@ from extract_load.chunk_copy import load_chunk, member_of, read_text
 from extract_load.chunking import Chunk
 from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters
-from extract_load.errors import ExtractLoadError, LockYielded, SnapshotLost
+from extract_load.errors import ExtractLoadError, LockYielded, SnapshotLost, Yielded
 from extract_load.load import Load
 from extract_load.retry import attempt
 from extract_load.sessions import SessionRegistry
@@ -21,7 +21,7 @@ from extract_load.shared_read import SharedRead
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats
 from extract_load.table_plan import TablePlan
-from extract_load.wide_rows import naming_wide_columns
+from extract_load.wide_rows import naming_large_values, naming_wide_columns, require_room
 
 YIELD_SECONDS = 0.2
 """For who waited to take the lock."""
@@ -129,8 +129,18 @@ class ChunkLoading:
 
     def _load_chunk(self, source: SourceSnapshot, load: Load, chunk: Chunk) -> None:
         def once() -> CopyStats | None:
-            with naming_wide_columns(load.plan), self._worker_session() as session:
-                return load_chunk(session, source, load, chunk, self._shared)
+            memory = source.governor.memory
+            if memory.is_short and self._shared is not None:
+                self._shared.go_alone(member_of(load.plan.settings))
+            with (
+                memory.turn() as is_alone,
+                naming_wide_columns(load.plan),
+                self._worker_session() as session,
+            ):
+                require_room(source, load.plan, chunk, is_alone=is_alone)
+                shared = None if is_alone else self._shared
+                with naming_large_values(source, load.plan, chunk):
+                    return load_chunk(session, source, load, chunk, shared)
 
         source.wait_until_calm()
         started = time.monotonic()
@@ -166,12 +176,15 @@ class ChunkLoading:
 
 
 def _yielding(once: Callable[[], CopyStats | None]) -> CopyStats | None:
-    """Reads a chunk again whenever it was ended for somebody's DDL: that is no fault of ours.
+    """Reads a chunk again whenever it was ended for others.
 
-    It ends: the snapshot reaches its age.
+    It ends: the snapshot reaches its age, a target is left behind once, and chunks that go one at
+    a time are not cut for each other.
     """
     while True:
         try:
             return once()
         except LockYielded:
             time.sleep(YIELD_SECONDS)
+        except Yielded as error:
+            logger.info("begins again", extra={"why": error.primary})

@@ -4,12 +4,16 @@
     ├── ConfigError          settings or arguments are wrong; exit status 2
     ├── SourceError          the source refused or cannot do it
     │   └── SourceUnavailable    ... and may be there again in a moment (retryable)
-    │       ├── LockYielded          ... when who waited for our lock is done
     │       └── SnapshotLost         ... under another snapshot
     │           └── SnapshotTooOld       ... since this one reached its age
     ├── TargetError          the target refused or cannot do it
     │   ├── RawTableTouched      ... as a delta, since somebody wrote into the raw table
     │   └── TargetUnavailable    ... and may be there again in a moment (retryable)
+    ├── Yielded              a stream was ended for others; it begins again at once
+    │   ├── LockYielded          ... for who waited for a lock it held
+    │   ├── LeftBehind           ... for targets that read the same, and are quicker
+    │   └── MemoryShort          ... for the process, which took too much memory
+    ├── MemoryExceeded       one chunk alone takes more than memory_limit_mb
     ├── SchemaMismatch       source and raw table do not fit together
     ├── GuardTripped         publishing was refused to protect the raw table
     ├── LeaseHeld            another run writes this raw table now (retryable)
@@ -116,10 +120,6 @@ class SourceUnavailable(SourceError):
     retryable = True
 
 
-class LockYielded(SourceUnavailable):
-    """A read was ended because somebody waited for a lock that it held."""
-
-
 class SnapshotLost(SourceUnavailable):
     """The run's snapshot of the source no longer serves; another one may."""
 
@@ -140,6 +140,28 @@ class TargetUnavailable(TargetError):
     """The target cannot be reached now; trying again may help."""
 
     retryable = True
+
+
+class Yielded(ExtractLoadError):
+    """A stream was ended for the sake of others. It begins again at once: it is no fault."""
+
+    retryable = True
+
+
+class LockYielded(Yielded):
+    """A read was ended because somebody waited for a lock that it held."""
+
+
+class LeftBehind(Yielded):
+    """The targets that read the same do not wait for this one any more; it reads by itself."""
+
+
+class MemoryShort(Yielded):
+    """The process took too much memory; streams go one at a time from now on."""
+
+
+class MemoryExceeded(ExtractLoadError):
+    """One stream alone takes more memory than the table may."""
 
 
 class SchemaMismatch(ExtractLoadError):

@@ -14,6 +14,7 @@ from extract_load.errors import ConfigError, SchemaMismatch, SourceError
 from extract_load.identifiers import columns_sql
 from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
+from extract_load.type_contract import ColumnContract
 
 _NO_VALUE = "22"
 """The SQLSTATE class of a text that is no value of its type."""
@@ -104,6 +105,57 @@ def count_leaf(
             return int(reader.execute(query, doing=f"count the rows of {leaf.name.said}")[0][0])
 
     return source.counted(f"{leaf.search_path} {query!r}", ask)
+
+
+def largest_values(
+    source: SourceSnapshot, plan: TablePlan, chunk: Chunk, small_bytes: int = 0
+) -> tuple[int, dict[str, int]]:
+    """Returns how many bytes a chunk's largest row has, and the largest value of each column.
+
+    Reads no TOAST for texts and bytes, which tell their length beside their pointer.
+
+    Args:
+        source: The snapshot.
+        plan: The table's.
+        chunk: What of it.
+        small_bytes: Of other types, a value that takes less than this on disk counts as much.
+    """
+    columns = plan.contract.columns
+    names = [sql.Identifier(f"size_{number}") for number in range(len(columns))]
+    query = sql.SQL(
+        "SELECT max({total}), {each} FROM (SELECT {sizes} FROM {leaf} "
+        "WHERE {range} AND {predicate}) AS one ({names})"
+    ).format(
+        total=sql.SQL(" + ").join(names),
+        each=sql.SQL(", ").join(sql.SQL("max({})").format(name) for name in names),
+        sizes=sql.SQL(", ").join(_size(column, small_bytes) for column in columns),
+        leaf=from_leaf(plan, chunk.leaf),
+        range=chunk.range.predicate,
+        predicate=_predicate(plan, chunk),
+        names=sql.SQL(", ").join(names),
+    )
+    with source.reading(chunk.leaf) as reader:
+        ((total, *each),) = reader.execute(
+            query, doing=f"find the largest value of {chunk.leaf.name.said}"
+        )
+    sizes = {one.name: int(size or 0) for one, size in zip(columns, each, strict=True)}
+    return int(total or 0), sizes
+
+
+def _size(column: ColumnContract, small_bytes: int) -> sql.Composable:
+    """The bytes of a value as it is sent, or about so."""
+    is_told = column.source_type in {"text", "bytea"} or "character varying" in column.source_type
+    if is_told and not column.is_changed:
+        size = "pg_catalog.octet_length({value})"
+    else:
+        size = (
+            "CASE WHEN pg_catalog.pg_column_size({value}) > {small} "
+            "THEN pg_catalog.octet_length(({value})::pg_catalog.text) "
+            "ELSE pg_catalog.pg_column_size({value}) END"
+        )
+    return sql.SQL("coalesce(" + size + ", 0)::pg_catalog.int8").format(
+        value=column.expression, small=sql.Literal(small_bytes)
+    )
 
 
 def estimate(source: SourceSnapshot, plan: TablePlan) -> Estimate:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from extract_load import log
 from extract_load.config import RunSettings, duration_text
 from extract_load.errors import SourceUnavailable
+from extract_load.memory import MemoryBudget
 
 _ASK_SECONDS = 1.0
 """The source is asked how it fares at most this often."""
@@ -68,16 +69,18 @@ class Fares:
 
 
 class Governor:
-    """What all readers of one source share: its bandwidth, and its moments of calm."""
+    """What all readers of one source share: its bandwidth, its moments of calm, our memory."""
 
-    def __init__(self, conn_id: str, run: RunSettings) -> None:
+    def __init__(self, conn_id: str, run: RunSettings, memory: MemoryBudget) -> None:
         """Begins.
 
         Args:
             conn_id: The source.
             run: Its limits.
+            memory: What streams may take.
         """
         self.run = run
+        self.memory = memory
         self._conn_id = conn_id
         self._lock = threading.Lock()
         self._asked_at = 0.0

@@ -14,25 +14,23 @@ from typing import Self, TypeVar
 from extract_load import lease, ledger, log
 from extract_load.baseline import is_overtaken
 from extract_load.chunk_loading import YIELD_SECONDS, ChunkLoading, LandingCounts, Progress
+from extract_load.closing import close_reading, counting_ahead
 from extract_load.comparison import proof_of
-from extract_load.config import Deletes, TableSettings, duration_text
+from extract_load.config import TableSettings, duration_text
 from extract_load.connection import WRITE_CONSISTENT, Session
 from extract_load.connection_parameters import ConnectionParameters
-from extract_load.deletes import SourceFacts, gather
+from extract_load.deletes import SourceFacts
 from extract_load.errors import (
     ExtractLoadError,
     LeaseHeld,
-    LockYielded,
     RawTableTouched,
-    SchemaMismatch,
     SnapshotLost,
     SnapshotTooOld,
     SourceError,
     SourceUnavailable,
+    Yielded,
 )
 from extract_load.evolution import evolve, follow_up
-from extract_load.extract import count_rows
-from extract_load.fingerprint import fingerprint_of, is_altered
 from extract_load.load import Load, finish_scratch, prepare
 from extract_load.look import look_and_plan, read_target_state
 from extract_load.publish import Publication, publish
@@ -42,7 +40,6 @@ from extract_load.retry import Patience, attempt
 from extract_load.sessions import SessionRegistry
 from extract_load.shared_read import SharedRead
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import CopyStats
 from extract_load.table_plan import PlanOptions, TablePlan
 from extract_load.watermark import Watermark
 from extract_load.wide_rows import naming_wide_columns
@@ -194,7 +191,7 @@ class Landing:
             except RawTableTouched as error:  # once: the next pass relies on no row
                 logger.warning("reads every row", extra={"why": error.primary})
                 self._distrusted = error.detail.rstrip(".")
-            except LockYielded:  # outside the chunks; it ends when the snapshot reaches its age
+            except Yielded:  # outside the chunks; it ends when the snapshot reaches its age
                 time.sleep(YIELD_SECONDS)
             except ExtractLoadError as error:
                 unfit = why_not_repaired(self.plan) if self.plan else None
@@ -244,7 +241,7 @@ class Landing:
             _tell_plan(plan)
             evolve(session, load, lambda: read_target_state(session, self._table))
             self._load_rows(load, loading)
-            facts = self._close(load)
+            facts = close_reading(self.session, self._source, load, self.counts)
             self._publication = self._publish(load, facts, options)
         return self._finish(options)
 
@@ -285,8 +282,10 @@ class Landing:
         self._count_resumed(resumed, len(chunks))
         loading.load(self._source, load, chunks)
         if resumed.needs_repair(load.snapshot.id):
-            self.counts.add(repair(self.session, self._source, load, resumed.kept))
-        finish_scratch(self.session, load)
+            with self._source.governor.memory.turn():
+                self.counts.add(repair(self.session, self._source, load, resumed.kept))
+        with counting_ahead(self._source, load.plan):
+            finish_scratch(self.session, load)
 
     def _count_resumed(self, resumed: Resumed, to_load: int) -> None:
         others = [each for each in resumed.kept if each.run_id != self._run_id and each.chunk >= 0]
@@ -302,38 +301,6 @@ class Landing:
             logger.warning("starts over" if not resumed.kept else "reads again", extra=dropped)
 
     # ------------------------------------------------------------ publish
-
-    def _close(self, load: Load) -> SourceFacts:
-        """Counts and keys, read in the snapshot the rows were read in."""
-        plan = load.plan
-        rows = None
-        if plan.deletes is not Deletes.IGNORE or (plan.is_baseline and plan.verifies_counts):
-            rows = count_rows(self._source, plan)
-        evidence = gather(self.session, self._source, load, rows or 0)
-        self.counts.add(CopyStats(evidence.missing_rows, evidence.bytes))
-        self._require_same_source(plan)
-        self._source.wait_flushed()
-        return SourceFacts(rows, evidence)
-
-    def _require_same_source(self, plan: TablePlan) -> None:
-        """Refuses what was read while columns or enum labels were renamed under it.
-
-        Such DDL rewrites nothing, so chunks before and after it would be mixed in silence.
-        """
-        now = self._source.table_now(plan.settings.source)
-        try:
-            is_same = not is_altered(
-                plan.fingerprint, fingerprint_of(plan.settings, now, plan.servers)
-            )
-        except SchemaMismatch:  # a column the settings name is gone
-            is_same = False
-        if not is_same:
-            raise SnapshotLost(
-                f"{plan.settings.source.said} was altered during the run",
-                "Its columns or types are not those the first chunk was read with. "
-                "Nothing was published.",
-                "Run again: it takes a new snapshot.",
-            )
 
     def _publish(self, load: Load, facts: SourceFacts, options: LandingOptions) -> Publication:
         session, plan = self.session, load.plan

@@ -139,6 +139,7 @@ def stream_watch(source: SourceSnapshot, reader: Session, session: Session) -> S
         target=session,
         is_source_working=lambda: source.is_working(reader),
         pace=source.governor.pace,
+        memory=source.governor.memory,
     )
 
 

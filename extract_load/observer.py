@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from extract_load import log
 from extract_load.baseline import lsn_number
-from extract_load.catalog import TableSchema, read_lsn
+from extract_load.catalog import TableSchema, read_lsn, read_row_versions
 from extract_load.connection import READ_CONSISTENT, WRITE, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SourceError, SourceUnavailable
@@ -54,6 +54,11 @@ class Observer:
         """Returns a table as the catalog has it now."""
         with self._looking() as session:
             return read_source_table(session, name)
+
+    def row_versions(self, table: TableSchema) -> str:
+        """Returns the versions of a plain table's catalog rows now."""
+        with self._looking() as session:
+            return read_row_versions(session, table)
 
     def fares(self) -> Fares:
         """Returns how the source fares."""

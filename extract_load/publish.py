@@ -5,13 +5,14 @@ transaction itself. No ON CONFLICT and no MERGE: equal rows are not touched, so 
 their `_loaded_at` and cost no WAL.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from psycopg2 import sql
 
 from extract_load import checkpoints, lease, ledger
 from extract_load.apply import Applied, apply_difference
+from extract_load.checkpoints import Checkpoint
 from extract_load.config import Deletes, SyncMode
 from extract_load.connection import Session
 from extract_load.cursor import cursor_of
@@ -19,7 +20,7 @@ from extract_load.deletes import SourceFacts, count_live
 from extract_load.errors import RawTableTouched, TargetError, TargetUnavailable, VerificationFailed
 from extract_load.load import Load, count_scratch, drop_scratch
 from extract_load.modes import MODES
-from extract_load.raw_mark import RawRows, read_rows, why_touched
+from extract_load.raw_mark import RawRows, read_rows, rows_of_chunks, why_touched
 from extract_load.resume import uncovered_leaves
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
@@ -67,7 +68,8 @@ def publish(
     lease.hold(session, load.lease)
     _require_same_table(session, plan)
     before = _read_marked_rows(session, plan)
-    scratch_rows = _verified_scratch_rows(session, load, facts)
+    chunks = load.checkpoints.read(session)
+    scratch_rows = _verified_scratch_rows(session, load, chunks, facts)
     loaded_at = _loaded_at(session, plan)
     cursor_value = _cursor_value(session, plan)  # before a first load is given its name
     if plan.publish is Publish.FIRST_LOAD:
@@ -76,7 +78,9 @@ def publish(
     else:
         applied = apply_difference(session, plan, loaded_at, facts, allow_deletes=allow_deletes)
     after = before
-    if before is None or applied != Applied():
+    if plan.publish is Publish.FIRST_LOAD and _hold_all_rows(plan, chunks):
+        after = rows_of_chunks(session, plan, chunks)
+    elif before is None or applied != Applied():
         after = _read_marked_rows(session, plan, is_applied=True)
     _verify_live_rows(session, plan, facts, after)
     if prove is not None:
@@ -118,10 +122,11 @@ def _require_same_table(session: Session, plan: TablePlan) -> None:
         )
 
 
-def _verified_scratch_rows(session: Session, load: Load, facts: SourceFacts) -> int:
+def _verified_scratch_rows(
+    session: Session, load: Load, found: Sequence[Checkpoint], facts: SourceFacts
+) -> int:
     """Rows in scratch, proved to be those of every planned chunk."""
     plan = load.plan
-    found = load.checkpoints.read(session)
     uncovered = uncovered_leaves(plan, found)
     if uncovered:
         raise TargetUnavailable(
@@ -142,6 +147,11 @@ def _verified_scratch_rows(session: Session, load: Load, facts: SourceFacts) -> 
     if plan.verifies_counts and plan.is_baseline and facts.rows != scratch_rows:
         raise _failed(plan, f"the snapshot has {facts.rows} rows, {scratch_rows} arrived")
     return scratch_rows
+
+
+def _hold_all_rows(plan: TablePlan, chunks: Sequence[Checkpoint]) -> bool:
+    """Whether the chunks say who wrote each row: none was repaired, and counts were compared."""
+    return plan.keeps_mark and plan.verifies_counts and all(each.chunk >= 0 for each in chunks)
 
 
 def _read_marked_rows(

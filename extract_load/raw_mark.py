@@ -6,10 +6,12 @@ the publish stand there. Freezing and rewriting by VACUUM FULL or CLUSTER keep a
 what rewrites rows otherwise writes them anew.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg2 import sql
 
+from extract_load.checkpoints import Checkpoint
 from extract_load.connection import Session
 from extract_load.difference import is_live
 from extract_load.table_plan import TablePlan
@@ -59,28 +61,39 @@ def read_rows(session: Session, plan: TablePlan) -> RawRows:
         plan: The table's.
     """
     raw = plan.settings.target
-    counts = session.execute(
+    counts: list[tuple[int, int, int]] = session.execute(
         sql.SQL(
             "SELECT xmin::pg_catalog.text::bigint, pg_catalog.count(*), "
             "pg_catalog.count(*) FILTER (WHERE {live}) FROM {raw} AS t GROUP BY xmin"
         ).format(live=is_live(plan, "t"), raw=raw.sql),
         doing=f"count the rows of {raw.said}",
     )
+    by_writer = {writer: rows for writer, rows, _ in counts}
+    return _raw_rows(session, plan, by_writer, live=sum(live for *_, live in counts))
+
+
+def rows_of_chunks(session: Session, plan: TablePlan, loaded: Sequence[Checkpoint]) -> RawRows:
+    """Returns the rows of a raw table that holds its chunks and nothing else; no scan.
+
+    Args:
+        session: As above.
+        plan: The table's.
+        loaded: Its chunks; counting proved that they brought all of it.
+    """
+    by_writer = {each.loaded_xid % XID_SPAN: each.rows for each in loaded}
+    return _raw_rows(session, plan, by_writer, live=sum(each.rows for each in loaded))
+
+
+def _raw_rows(session: Session, plan: TablePlan, by_writer: dict[int, int], live: int) -> RawRows:
     ((columns, xmin, own),) = session.execute(
         "SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.format("
         "'%%s %%s %%s %%s %%s', attnum, attname, atttypid, atttypmod, attgenerated), ',' "
         "ORDER BY attnum)), pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text, "
         "pg_catalog.pg_current_xact_id()::text FROM pg_catalog.pg_attribute "
         "WHERE attrelid = pg_catalog.to_regclass(%(name)s) AND attnum > 0 AND NOT attisdropped",
-        {"name": raw.regclass},
+        {"name": plan.settings.target.regclass},
     )
-    return RawRows(
-        by_writer={writer: rows for writer, rows, _ in counts},
-        live=sum(live for *_, live in counts),
-        columns=columns,
-        xmin=int(xmin),
-        own=int(own),
-    )
+    return RawRows(by_writer, live, columns, xmin=int(xmin), own=int(own))
 
 
 def why_touched(mark: RawMark, rows: RawRows) -> str | None:

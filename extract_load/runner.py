@@ -24,6 +24,7 @@ from extract_load.governor import Governor
 from extract_load.identifiers import TableName
 from extract_load.landing import Landing, LandingOptions
 from extract_load.look import look_and_plan
+from extract_load.memory import MemoryBudget
 from extract_load.once import Once
 from extract_load.report import RunReport, TableResult, peak_rss_bytes
 from extract_load.retry import attempt
@@ -113,6 +114,7 @@ class Run:
         self._options = options
         self._registry = SessionRegistry(lease.application_name(self.run_id))
         self._heartbeat = lease.Heartbeat(self.run_id, self._registry.sever)
+        self._memory = MemoryBudget()
         self._governors = Once[Governor]()
         self._sources = Once[SourceSnapshot]()
         self._targets = Once[Session]()
@@ -198,7 +200,8 @@ class Run:
             table = replace(table, parallel_workers=self._options.workers)
         with log.bound(run=self.run_id, table=table.source.written, target=table.target_connection):
             try:
-                return self._landed(table, result, shared)
+                with self._memory.granted(table.memory_limit_mb):
+                    return self._landed(table, result, shared)
             finally:
                 if shared is not None:
                     shared.leave(member_of(table))
@@ -274,8 +277,11 @@ class Run:
         return self._sources.replace(conn_id, older, lambda: self._take_snapshot(conn_id))
 
     def _take_snapshot(self, conn_id: str) -> SourceSnapshot:
-        governor = self._governors.get(conn_id, lambda: Governor(conn_id, self._settings.run))
+        governor = self._governors.get(conn_id, lambda: self._new_governor(conn_id))
         return SourceSnapshot(self._connections[conn_id], self._registry, governor)
+
+    def _new_governor(self, conn_id: str) -> Governor:
+        return Governor(conn_id, self._settings.run, self._memory)
 
     def _target(self, conn_id: str) -> Session:
         """The run's own session on a target: the ledger is there, the heartbeat beats on it."""

@@ -23,6 +23,7 @@ from extract_load.config import duration_text
 from extract_load.connection import READ_CONSISTENT, Session, set_local
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import (
+    ExtractLoadError,
     LockYielded,
     SnapshotLost,
     SnapshotTooOld,
@@ -120,6 +121,12 @@ class SourceSnapshot:
                 return read_source_table(self.holder, name)
         except SourceUnavailable as error:
             raise self._lost(error) from error
+
+    def is_unaltered(self, table: TableSchema) -> bool:
+        """Returns whether surely nobody altered a table that the snapshot's catalog showed so."""
+        return table.row_versions is not None and (
+            self._observer.row_versions(table) == table.row_versions
+        )
 
     def table_now(self, name: TableName) -> TableSchema:
         """Returns a table as the catalog has it now, past the snapshot."""
@@ -275,7 +282,7 @@ class SourceSnapshot:
             "the source's snapshot is gone", error.detail, "Run again: it takes a new one."
         )
 
-    def _explained(self, session: Session, error: SourceError) -> SourceError:
+    def _explained(self, session: Session, error: SourceError) -> ExtractLoadError:
         """What ended a reader: somebody who waited for its lock, or the snapshot's age."""
         if session in self._yielding:
             self._yielding.discard(session)
@@ -310,7 +317,7 @@ class SourceSnapshot:
                 if looks % _PING_EVERY == 0:
                     self.holder.execute(set_local(self._limits()), doing="keep the snapshot")
                 self._yield_to_waiters()
-            except SourceError as error:
+            except ExtractLoadError as error:  # also where the run was told to end
                 logger.debug("watch failed", extra={"why": error.primary})
 
     def _yield_to_waiters(self) -> None:

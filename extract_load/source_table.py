@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from extract_load.catalog import Heap, Leaf, TableSchema, read_columns, read_table
+from extract_load.catalog import (
+    Heap,
+    Leaf,
+    TableSchema,
+    read_columns,
+    read_row_versions,
+    read_table,
+)
 from extract_load.connection import Session
 from extract_load.errors import SourceError
 from extract_load.identifiers import TableName
@@ -38,6 +45,7 @@ def read_source_table(session: Session, name: TableName) -> TableSchema:
         estimated_rows=_sum_known([leaf.estimated_rows for leaf in leaves]),
         heap_bytes=sum(leaf.heap_bytes for leaf in leaves),
         table_bytes=sum(leaf.table_bytes for leaf in leaves),
+        row_versions=read_row_versions(session, table) if table.kind == _PLAIN else None,
     )
 
 
@@ -60,11 +68,12 @@ def _leaves(session: Session, table: TableSchema) -> tuple[Leaf, ...]:
             estimated_rows=rows,
             heap_bytes=heap_bytes,
             table_bytes=table_bytes,
+            toast_bytes=toast_bytes,
             is_granted=is_granted,
             granted_system_columns=frozenset(system_columns),
         )
         for (
-            *(oid, schema, relation, kind, definition, rows, heap_bytes, table_bytes),
+            *(oid, schema, relation, kind, definition, rows, heap_bytes, table_bytes, toast_bytes),
             is_granted,
             system_columns,
         ) in found

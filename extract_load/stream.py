@@ -5,6 +5,7 @@ the target does.
 """
 
 import fcntl
+import io
 import os
 import struct
 import termios
@@ -21,6 +22,7 @@ from extract_load.errors import (
     TargetUnavailable,
     VerificationFailed,
 )
+from extract_load.memory import MemoryBudget
 
 PIPE_BYTES = 1 << 20
 """Linux's largest pipe for an ordinary user; elsewhere the system's own size stays."""
@@ -28,7 +30,7 @@ PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 _JOIN_SECONDS = 60.0
 
-CopyOut = Callable[[BinaryIO], int]
+CopyOut = Callable[["PipeWriter"], int]
 """Writes a COPY TO into a stream; returns its rows."""
 CopyIn = Callable[["PipeReader"], int]
 """Reads a COPY FROM out of a stream; returns its rows."""
@@ -71,6 +73,8 @@ class StreamWatch:
     """Whether a source that sends nothing still looks for rows."""
     pace: Callable[[int], None]
     """Waits until so many bytes may pass."""
+    memory: MemoryBudget
+    """Ends streams that take too much of it."""
 
 
 class PipeReader:
@@ -85,6 +89,8 @@ class PipeReader:
         self._pace = pace
         self._writer_ended = threading.Event()
         self._writer_error: BaseException | None = None
+        self._starved_seconds = 0.0
+        self._starves_since: float | None = None
         self.bytes = 0
         self.moved_at = time.monotonic()
         """When the target last took bytes."""
@@ -95,7 +101,10 @@ class PipeReader:
         Raises:
             ExtractLoadError: What stopped the writer, when it did not reach its end.
         """
+        self._starves_since = started = time.monotonic()
         data = os.read(self._descriptor, size)
+        self._starved_seconds += time.monotonic() - started
+        self._starves_since = None
         if data:
             self.bytes += len(data)
             self._pace(len(data))
@@ -105,6 +114,12 @@ class PipeReader:
         if self._writer_error is not None:
             raise self._writer_error
         return b""
+
+    @property
+    def starved_seconds(self) -> float:
+        """How long the target has waited for bytes."""
+        since = self._starves_since
+        return self._starved_seconds + (0.0 if since is None else time.monotonic() - since)
 
     @property
     def waiting_bytes(self) -> int:
@@ -118,6 +133,19 @@ class PipeReader:
         self._writer_ended.set()
 
 
+class PipeWriter(io.BufferedWriter):
+    """The write end of the pipe."""
+
+    def __init__(self, descriptor: int, reader: PipeReader) -> None:
+        super().__init__(io.FileIO(descriptor, "wb"), 1 << 16)
+        self._reader = reader
+
+    @property
+    def starved_seconds(self) -> float:
+        """How long the other end has waited for bytes."""
+        return self._reader.starved_seconds
+
+
 def move(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None = None) -> CopyStats:
     """Returns what it moved from one COPY to another, both running at the same time.
 
@@ -129,8 +157,16 @@ def move(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None = None) -
     Raises:
         ExtractLoadError: What either side raised; the source's error where both failed.
         SourceUnavailable: Or TargetUnavailable, if a side stalled.
+        MemoryShort: Or MemoryExceeded, if rows are too large for the process.
         VerificationFailed: If the two servers counted different numbers of rows.
     """
+    if watch is None:
+        return _moved(copy_out, copy_in, None)
+    with watch.memory.watched(watch.source.sever):
+        return _moved(copy_out, copy_in, watch)
+
+
+def _moved(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None) -> CopyStats:
     read_end, write_end = os.pipe()
     if _F_SETPIPE_SZ is not None:
         fcntl.fcntl(write_end, _F_SETPIPE_SZ, PIPE_BYTES)
@@ -228,7 +264,7 @@ class _Writer(threading.Thread):
 
     def run(self) -> None:
         """Copies; every ending is told to the reader before the pipe is closed."""
-        stream = os.fdopen(self._descriptor, "wb", buffering=1 << 16)
+        stream = PipeWriter(self._descriptor, self._reader)
         try:
             self.rows = self._copy_out(stream)
             stream.flush()

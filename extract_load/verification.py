@@ -26,6 +26,7 @@ from extract_load.extract import count_rows
 from extract_load.governor import Governor
 from extract_load.landing import LandingOptions
 from extract_load.look import plan_in, read_target_state
+from extract_load.memory import MemoryBudget
 from extract_load.publish import Publication
 from extract_load.runner import Run, RunOptions
 from extract_load.sessions import SessionRegistry
@@ -123,7 +124,7 @@ class Verification:
     @contextmanager
     def _snapshot(self, table: TableSettings) -> Iterator[SourceSnapshot]:
         conn_id = table.source_connection
-        governor = Governor(conn_id, self._settings.run)
+        governor = Governor(conn_id, self._settings.run, MemoryBudget())
         source = SourceSnapshot(self._connections[conn_id], self._registry, governor)
         try:
             yield source

@@ -84,6 +84,7 @@ select
     class.reltuples::bigint,
     coalesce(pg_relation_size(class.oid), 0),
     coalesce(pg_table_size(class.oid), 0),
+    coalesce(pg_relation_size(nullif(class.reltoastrelid, 0)), 0),
     has_table_privilege(class.oid, 'SELECT') as is_granted,
     array(
         select name
@@ -196,6 +197,49 @@ left join pg_depend as dependency
     and dependency.refclassid = 'pg_extension'::regclass and dependency.deptype = 'e'
 left join pg_extension as extension on extension.oid = dependency.refobjid
 order by type.oid
+
+-- name: row_versions
+-- The versions of all catalog rows that say what a plain table is: a digest that stays the same
+-- as long as nobody wrote one of them. Whoever changes a row in the catalog gives it a new xmin;
+-- what is updated in place (relpages, reltuples) says nothing of the content.
+with used as (
+    select oid, typnamespace, typrelid from pg_type where oid = any(%(types)s::oid[])
+),
+
+attributes as (
+    select 'attribute' as kind, attrelid, attnum::int, atttypid, attribute.xmin
+    from pg_attribute as attribute
+    where attnum > 0 and (attrelid = %(oid)s or attrelid in (select typrelid from used))
+),
+
+types as (
+    select type.oid, type.typnamespace, type.xmin
+    from pg_type as type
+    where type.oid in (select oid from used union select atttypid from attributes)
+),
+
+versions (kind, part, number, version) as (
+    select kind, attrelid, attnum, xmin from attributes
+    union all
+    select 'table', oid, 0, xmin
+    from pg_class
+    where oid = %(oid)s and relname = %(table)s
+    union all
+    select 'default', adrelid, adnum, xmin from pg_attrdef where adrelid = %(oid)s
+    union all
+    select 'type', oid, 0, xmin from types
+    union all
+    select 'label', oid, 0, xmin from pg_enum where enumtypid in (select oid from used)
+    union all
+    select 'namespace', oid, 0, xmin
+    from pg_namespace
+    where oid in (select typnamespace from types) or nspname = %(schema)s
+)
+
+select md5(string_agg(
+    format('%%s %%s %%s %%s', kind, part, number, version), ',' order by kind, part, number
+))
+from versions
 
 -- name: unique_keys
 -- Column lists of valid, whole-table unique indexes over plain columns. One that is deferrable

@@ -16,7 +16,7 @@ from tests.support.landing import difference, environment
 from tests.support.servers import Database
 from tests.support.tables import leftovers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 TABLE = {
     "source": bank.TABLE,

@@ -14,7 +14,7 @@ from extract_load import equality
 from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.digests import Value, row_digest
 from extract_load.equality import Part, Side, compare
-from tests.support.landing import _session
+from tests.support.landing import session_on
 from tests.support.servers import Database, fresh_database
 
 UNLIKE = [
@@ -41,7 +41,7 @@ UNLIKE = [
 def digest(database: Database, *values: tuple[str, str]) -> bytes:
     """The digest of a row of values, each with its type."""
     columns = [Value(sql.SQL(f"({text})::{type_}"), type_) for text, type_ in values]
-    with _session(database, "source") as session, session.transaction(READ_CONSISTENT):
+    with session_on(database, "source") as session, session.transaction(READ_CONSISTENT):
         ((found,),) = session.execute(sql.SQL("SELECT {}").format(row_digest(columns)))
     return bytes(found)
 
@@ -115,7 +115,7 @@ def side(session: Session, rows: str, key: tuple[str, ...]) -> Side:
 def test_two_equal_rows_do_not_cancel_each_other(source: Database) -> None:
     """An XOR of digests would call a pair of rows, and any other pair, the same."""
     twice = "VALUES (1, {0}), (1, {0})"
-    with _session(source, "source") as ours, _session(source, "source") as theirs:
+    with session_on(source, "source") as ours, session_on(source, "source") as theirs:
         found = compare(
             side(ours, twice.format("'x'"), ("a",)), side(theirs, twice.format("'y'"), ("a",))
         )
@@ -138,7 +138,7 @@ def test_memory_holds_a_page_of_rows_at_a_time(
 
     monkeypatch.setattr(Session, "execute", watched)
     many = "SELECT i, {} FROM generate_series(1, 5000) AS i"
-    with _session(source, "source") as ours, _session(source, "source") as theirs:
+    with session_on(source, "source") as ours, session_on(source, "source") as theirs:
         found = compare(
             side(ours, many.format("'x'"), ("a",)), side(theirs, many.format("'y'"), ("a",))
         )
@@ -163,7 +163,7 @@ def test_random_tables_are_compared_as_python_compares_them(
         keys = dice.sample(range(8), dice.randint(0, 8)) if key else dice.choices(range(3), k=9)
         return [(number, dice.choice(["x", "y", None])) for number in keys]
 
-    with _session(source, "source") as ours, _session(source, "source") as theirs:
+    with session_on(source, "source") as ours, session_on(source, "source") as theirs:
         for _ in range(40):
             left, right = table(), table()
             found = compare(side(ours, as_query(left), key), side(theirs, as_query(right), key))

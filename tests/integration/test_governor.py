@@ -16,6 +16,7 @@ import yaml
 from extract_load.config import RunSettings
 from extract_load.errors import SourceError, SourceUnavailable, TargetUnavailable
 from extract_load.governor import Fares, Governor
+from extract_load.memory import MemoryBudget
 from extract_load.report import RunReport
 from extract_load.runner import RunOptions, run
 from tests.integration.test_crash import loaded_chunks, start, wait_until
@@ -270,7 +271,7 @@ def test_what_strains_a_source(fares: Fares, strain: str | None) -> None:
 
 def test_a_source_that_is_never_calm_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("extract_load.governor.WAIT_LIMIT_SECONDS", 1.0)
-    governor = Governor("shop", RunSettings(max_active_sessions=0))
+    governor = Governor("shop", RunSettings(max_active_sessions=0), MemoryBudget())
 
     with pytest.raises(SourceUnavailable, match='source "shop" did not become calm') as caught:
         governor.wait_until_calm(lambda: Fares(None, 7))

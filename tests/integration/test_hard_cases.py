@@ -623,7 +623,7 @@ def test_a_fault_of_the_program_is_one_tables_failure(
             raise ZeroDivisionError("by zero")
         return original(reading, plan)
 
-    monkeypatch.setattr("extract_load.landing.count_rows", broken)
+    monkeypatch.setattr("extract_load.closing.count_rows", broken)
     failed, done = land(items, target, FULL, {"source": "public.other"}).tables
 
     assert (failed.status, done.status) == ("failed", "done")

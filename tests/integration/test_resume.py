@@ -219,7 +219,7 @@ def test_a_run_may_break_off_after_its_repair(
     items.execute("UPDATE public.items SET body = 'second' WHERE id % 5 = 0")
     for number in range(2):
         with monkeypatch.context() as patched:
-            patched.setattr(landing.Landing, "_close", _break_off)
+            patched.setattr(landing, "close_reading", _break_off)
             assert land(items, target, {**XMIN, **SMALL}).tables[0].error is not None
         items.execute(
             f"UPDATE public.items SET body = 'third' WHERE id % 5 = {number};"

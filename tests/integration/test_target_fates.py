@@ -147,8 +147,11 @@ def test_the_second_of_three_is_killed_while_its_chunks_load(
     rows = {name: loaded_at(targets[name], raw_table(name)) for name in ("one", "three")}
     second_server.start()
     newest = f"{TABLE_RUNS} WHERE run_id = %s"
-    ((_, status, *_),) = targets["two"].execute(newest, [report.run_id])
-    assert status == "running", "nobody was there to write its end"
+    statuses_left = [status for _, status, *_ in targets["two"].execute(newest, [report.run_id])]
+    assert statuses_left in (["running"], []), (
+        "nobody was there to write its end; its begin may have been in the WAL's last moments, "
+        "which no commit before publishing waits for"
+    )
 
     retry = land(missing(settings, source, targets), source, targets)
 

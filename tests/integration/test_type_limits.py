@@ -109,7 +109,7 @@ def test_values_of_100_mb_land(source: Database, target: Database, other: str) -
         " SELECT 2, decode(repeat('00ff5c0a', 100 * 1024 * 1024 / 4), 'hex')"
     )
 
-    result = land_one(source, target, TABLE)
+    result = land_one(source, target, {**TABLE, "memory_limit_mb": 1024})
 
     assert result.bytes_read > 2 * 100 * 1024 * 1024
     assert target.execute(

@@ -17,7 +17,7 @@ from extract_load.digests import Value, row_digest
 from extract_load.report import TableResult
 from extract_load.runner import run
 from extract_load.snapshot import use_path
-from tests.support.landing import _session, environment, settings
+from tests.support.landing import environment, session_on, settings
 from tests.support.servers import Database
 
 pytestmark = [pytest.mark.regression, pytest.mark.timeout(1800)]
@@ -63,7 +63,7 @@ def unequal(
 ) -> list[str]:
     """Names of landed relations whose rows are not those of the source."""
     found = []
-    with _session(regression, "source") as ours, _session(target, "target") as theirs:
+    with session_on(regression, "source") as ours, session_on(target, "target") as theirs:
         for (schema, name, kind), result in landed:
             raw = settings({"source": "a.b", "target": result.target}).tables[0].target
             columns = [

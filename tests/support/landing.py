@@ -119,7 +119,7 @@ def difference(
 
     has_tombstones = "_deleted_at" in _columns(target, one.target)
     live = sql.SQL("_deleted_at IS NULL" if has_tombstones else "true")
-    with _session(source, "source") as ours, _session(target, "target") as theirs:
+    with session_on(source, "source") as ours, session_on(target, "target") as theirs:
         return compare(side(ours, one.source, predicate_of(one)), side(theirs, one.target, live))
 
 
@@ -139,7 +139,8 @@ def _raw_name(source: str) -> str:
     return f'raw_data."digitalocean_{parse_table_name(source).table}"'
 
 
-def _session(database: Database, side: Any) -> Session:
+def session_on(database: Database, side: Any) -> Session:
+    """Returns a session of the engine on one of the test databases."""
     fields = {
         "host": database.host,
         "port": database.port,

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -64,7 +65,8 @@ def crash(server: EmbeddedServer) -> None:
     postmaster = psutil.Process(server.pid)
     processes = [postmaster, *postmaster.children(recursive=True)]
     for process in processes:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # a worker may have ended by itself
+            process.kill()
     psutil.wait_procs(processes, timeout=WAIT_SECONDS)
     (server.data_dir / "postmaster.pid").unlink()
 
