@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from uuid import uuid4
 
@@ -174,7 +174,7 @@ class SourceSnapshot:
             except BaseException:
                 self._registry.close(session)
                 raise
-            if self._ended.is_set():
+            if self._ended.is_set() or self.governor.memory.is_short:
                 self._registry.close(session)
             else:
                 self._idle.put(session)
@@ -229,10 +229,13 @@ class SourceSnapshot:
         return pid is not None and self._observer.is_working(pid)
 
     def _idle_session(self) -> Session | None:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            return None
+        """None where memory is short: libpq keeps a large row's room until it disconnects."""
+        with suppress(queue.Empty):
+            while session := self._idle.get_nowait():
+                if not self.governor.memory.is_short:
+                    return session
+                self._registry.close(session)
+        return None
 
     def _new_session(self) -> Session:
         session = self._registry.open(self.parameters, "source")

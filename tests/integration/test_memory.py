@@ -40,7 +40,8 @@ def land(
 ) -> tuple[dict[str, Any], str]:
     """Returns the report and the log of a run in a process of its own."""
     table = {"batch_size": 1, "memory_limit_mb": limit, "parallel_workers": workers}
-    table |= keys if "targets" in keys else {**RAW, **keys}
+    table |= {"source": RAW["source"], **keys}
+    table |= {} if "targets" in keys else {"target": RAW["target"]}
     settings = tmp_path / "tables.json"
     settings.write_text(
         json.dumps(
@@ -95,16 +96,19 @@ def test_where_memory_is_short_chunks_go_one_at_a_time(
 def test_targets_that_share_a_read_part_where_memory_is_short(
     tmp_path: Path, source: Database, target: Database
 ) -> None:
-    """Nobody waits for who waits for its turn."""
-    create_documents(source, rows=12, mib=20)
-    names = ("raw_data.one", "raw_data.two", "raw_data.three")
+    """Nobody waits for who waits for its turn; the limits of a run's tables add up."""
+    create_documents(source, rows=20, mib=20)
+    names = ("raw_data.one", "raw_data.two")
     into = [{"conn_id": "target", "table": name} for name in names]
-    table = {"source": RAW["source"], "targets": into}
+    many = {"source_max_connections": 6}
 
-    report, said = land(tmp_path, source, target, workers=2, limit=70, of_run={}, **table)
+    report, said = land(
+        tmp_path, source, target, workers=4, limit=130, of_run=many, targets=into, max_retries=0
+    )
 
     assert report["status"] == "done", said
     assert said.count("memory is short: one chunk at a time") == 1
+    assert report["peak_rss_mb"] < 2 * 130
     assert report["seconds"] < 30
     for name in names:
         assert_equal(source, target, {**RAW, "target": name})
