@@ -231,7 +231,8 @@ class SourceSnapshot:
     def _idle_session(self) -> Session | None:
         """None where memory is short: libpq keeps a large row's room until it disconnects."""
         with suppress(queue.Empty):
-            while session := self._idle.get_nowait():
+            while True:
+                session = self._idle.get_nowait()
                 if not self.governor.memory.is_short:
                     return session
                 self._registry.close(session)

@@ -39,7 +39,7 @@ def land(
     **keys: Any,
 ) -> tuple[dict[str, Any], str]:
     """Returns the report and the log of a run in a process of its own."""
-    table = {"batch_size": 1, "memory_limit_mb": limit, "parallel_workers": workers}
+    table: dict[str, Any] = {"batch_size": 1, "memory_limit_mb": limit, "parallel_workers": workers}
     table |= {"source": RAW["source"], **keys}
     table |= {} if "targets" in keys else {"target": RAW["target"]}
     settings = tmp_path / "tables.json"
