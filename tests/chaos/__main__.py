@@ -2,8 +2,11 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.chaos.faults import FAULTS
@@ -26,22 +29,30 @@ _HEADS = (
 
 
 def main() -> None:
-    """Runs the rounds, one kind after the other; exit status 1 where one went wrong."""
+    """Runs the rounds, several kinds at a time; exit status 1 where one went wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200, help="of each kind")
     parser.add_argument("--seed", type=int, default=1000, help="of the first round of each kind")
     parser.add_argument("--kind", choices=FAULTS, action="append", help="default: all")
     parser.add_argument("--write", action="store_true", help="the table into docs/reliability.md")
+    # A round is slowed by its throttle and mostly waits.
+    jobs = 3 * (os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=jobs, help="kinds at a time")
     arguments = parser.parse_args()
-    logging.disable(logging.ERROR)
+    seeds = range(arguments.seed, arguments.seed + arguments.rounds)
     rows = []
-    for kind in arguments.kind or FAULTS:
-        outcomes = _happen(kind, range(arguments.seed, arguments.seed + arguments.rounds))
-        rows.append(_row(kind, outcomes))
-        print(rows[-1], flush=True)  # noqa: T201 - for a terminal
+    with ProcessPoolExecutor(arguments.jobs) as processes:
+        for row in processes.map(partial(_row_of, seeds=seeds), arguments.kind or FAULTS):
+            rows.append(row)
+            print(row, flush=True)  # noqa: T201 - for a terminal
     if arguments.write:
         _write(rows)
     sys.exit(any(not row.endswith("| 0 |") for row in rows))
+
+
+def _row_of(kind: str, seeds: Sequence[int]) -> str:
+    logging.disable(logging.ERROR)
+    return _row(kind, _happen(kind, seeds))
 
 
 def _happen(kind: str, seeds: Sequence[int]) -> list[Outcome]:

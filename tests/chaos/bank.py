@@ -6,11 +6,12 @@ accounts come and go in pairs whose balances add up to nothing.
 
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psycopg2
+from psycopg2.extensions import cursor
 
 from tests.support.servers import Database
 
@@ -31,7 +32,7 @@ def create(source: Database) -> None:
     )
 
 
-def move(source: Database, chance: random.Random) -> None:
+def _move(cursor: cursor, chance: random.Random) -> None:
     """One transaction that leaves the sum as it is."""
     low, amount = chance.randrange(1, ACCOUNTS), chance.randrange(1, 1000)
     width = chance.choice([1, 1, 5, 50])
@@ -49,7 +50,18 @@ def move(source: Database, chance: random.Random) -> None:
         f" (SELECT max(id) FROM {TABLE})",
     }
     kinds = ["move", "swap", "open", "open", "close"]
-    source.execute(f"BEGIN; {statements[chance.choice(kinds)]}; COMMIT")
+    cursor.execute(f"BEGIN; {statements[chance.choice(kinds)]}; COMMIT")
+
+
+def _again_and_again(
+    database: Database, ended: threading.Event, pause_seconds: float, act: Callable[[cursor], None]
+) -> None:
+    """Acts in one session until the end; where the server is away, or refuses, in a new one."""
+    while not ended.is_set():
+        with suppress(psycopg2.Error), closing(database.connect()) as session:
+            while not ended.wait(pause_seconds):
+                act(session.cursor())
+        ended.wait(0.1)
 
 
 @contextmanager
@@ -59,11 +71,7 @@ def writers(source: Database, seed: int, count: int = 2) -> Iterator[None]:
 
     def write(number: int) -> None:
         chance = random.Random(seed + number)
-        while not ended.wait(0.005):
-            try:
-                move(source, chance)
-            except psycopg2.Error:  # a deadlock between writers, or the server is away
-                ended.wait(0.1)
+        _again_and_again(source, ended, 0.01, lambda cursor: _move(cursor, chance))
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -97,19 +105,18 @@ def readers(target: Database) -> Iterator[Readers]:
     """Reads the raw table all the time, in both isolation levels, once it is there."""
     seen, ended = Readers(), threading.Event()
 
+    def look(cursor: cursor, isolation: str) -> None:
+        cursor.execute("SELECT to_regclass(%s)", (RAW,))
+        if cursor.fetchone() == (None,):
+            return
+        cursor.execute(f"BEGIN ISOLATION LEVEL {isolation}")
+        for _ in range(2):
+            cursor.execute(_SUM.format(live=_live(cursor)))
+            seen.saw(isolation, *(cursor.fetchone() or (0, 0)))
+        cursor.execute("COMMIT")
+
     def read(isolation: str) -> None:
-        while not ended.wait(0.02):
-            try:
-                with target.connect() as session, session.cursor() as cursor:
-                    cursor.execute("SELECT to_regclass(%s)", (RAW,))
-                    if cursor.fetchone() == (None,):
-                        continue
-                    cursor.execute(f"BEGIN ISOLATION LEVEL {isolation}")
-                    for _ in range(2):
-                        cursor.execute(_SUM.format(live=_live(cursor)))
-                        seen.saw(isolation, *(cursor.fetchone() or (0, 0)))
-            except psycopg2.Error:  # the server is away
-                ended.wait(0.1)
+        _again_and_again(target, ended, 0.02, lambda cursor: look(cursor, isolation))
 
     threads = [
         threading.Thread(target=read, args=(isolation,))
@@ -128,7 +135,7 @@ def readers(target: Database) -> Iterator[Readers]:
 _SUM = f"SELECT count(*)::int, sum(balance)::bigint FROM {RAW} WHERE {{live}}"
 
 
-def _live(cursor: psycopg2.extensions.cursor) -> str:
+def _live(cursor: cursor) -> str:
     cursor.execute(
         "SELECT count(*) FROM pg_attribute"
         " WHERE attrelid = %s::regclass AND attname = '_deleted_at'",

@@ -38,8 +38,8 @@ class Scene:
     chance: random.Random
 
     def sleep(self, most: float = 1.6) -> None:
-        """Lets a part of a run happen."""
-        time.sleep(self.chance.uniform(0.2, most))
+        """Lets a part of a run happen; a refresh that reads changes is over soon."""
+        time.sleep(0.2 + (most - 0.2) * self.chance.random() ** 2)
 
 
 Fault = Callable[[Scene], list[Process]]
