@@ -90,8 +90,15 @@ test: $(STAMP) ## Everything that needs only Python: make test [ARGS="-k name"] 
 test-unit: $(STAMP) ## The quick part: unit and property tests, examples in docstrings
 	@$(BIN)/python -m pytest $(wildcard tests/unit tests/property extract_load) $(ARGS)
 
+# Without them a test says what is missing.
+.PHONY: packages
+packages: ## Debian's packages that the slow tests need, where root may install them
+	@if ! PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null && \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -qq --no-install-recommends pgbouncer >/dev/null; fi
+
 .PHONY: test-slow
-test-slow: $(STAMP) ## What takes minutes, or PostgreSQL builds from npm: make test-slow [ARGS="-k name"]
+test-slow: $(STAMP) packages ## What takes minutes, or PostgreSQL builds from npm: make test-slow [ARGS="-k name"]
 	@$(BIN)/python -m pytest -m 'slow and not alone' $(BESIDE) $(ARGS) || [ $$? = $(NO_TESTS) ]
 	@$(BIN)/python -m pytest -m 'slow and alone' $(ARGS) || [ $$? = $(NO_TESTS) ]
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         settings_from_document,
     )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ConfigError",
     "ConnectionParameters",

@@ -11,6 +11,7 @@ from extract_load.config import Deletes
 from extract_load.connection import Session
 from extract_load.deletes import SourceFacts, count_live, guard
 from extract_load.difference import (
+    count_new,
     delete_gone,
     differs_in,
     insert_new,
@@ -21,6 +22,7 @@ from extract_load.difference import (
     same_key,
     update_different,
 )
+from extract_load.equality import EVERY_ROW
 from extract_load.errors import TargetError
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.ledger import SCRATCH_SCHEMA
@@ -49,6 +51,7 @@ def apply_difference(
     plan: TablePlan,
     loaded_at: str,
     facts: SourceFacts,
+    landed_rows: int,
     *,
     allow_deletes: bool,
 ) -> Applied:
@@ -59,6 +62,7 @@ def apply_difference(
         plan: The table's.
         loaded_at: The publish's own time, for every row it changes.
         facts: What the snapshot holds.
+        landed_rows: How many rows the scratch table holds.
         allow_deletes: Whether the guards are off.
 
     Raises:
@@ -68,10 +72,14 @@ def apply_difference(
     """
     deleted = _delete(session, plan, loaded_at, facts, allow_deletes=allow_deletes)
     late = late_condition(plan)
-    insert = insert_new if plan.key else insert_missing
-    updated, late_updated = _update(session, plan, loaded_at, late) if plan.key else (0, 0)
-    with _explained(plan):
-        inserted, late_inserted = _changed(session, insert(plan, loaded_at), late)
+    updated = inserted = late_updated = late_inserted = 0
+    new = _count_new(session, plan) if plan.key else landed_rows
+    if plan.key and new < landed_rows:
+        updated, late_updated = _update(session, plan, loaded_at, late)
+    if new:
+        insert = insert_new if plan.key else insert_missing
+        with _explained(plan):
+            inserted, late_inserted = _changed(session, insert(plan, loaded_at), late)
     with _explained(plan):  # now, not at COMMIT, where nobody could tell what they are about
         session.execute("SET CONSTRAINTS ALL IMMEDIATE", doing="check deferred constraints")
     return Applied(inserted, updated, deleted, late_updated + late_inserted)
@@ -140,6 +148,16 @@ def _told(keys: Sequence[ForeignKey]) -> str:
 
 
 # ---------------------------------------------------------------- changed and new rows
+
+
+def _count_new(session: Session, plan: TablePlan) -> int:
+    """How many landed rows have a key that the raw table lacks.
+
+    Where none or all do, a join of whole rows is spared; after an UPDATE of every row it would
+    meet each of them twice (half a million rows: 1.0 s, this 0.3 s).
+    """
+    query = count_new(plan, EVERY_ROW)
+    return int(session.execute(query, doing="count new rows")[0][0])
 
 
 def _update(

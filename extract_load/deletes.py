@@ -14,7 +14,7 @@ from extract_load.checkpoints import MISSING_ROWS_CHUNK, NO_PART
 from extract_load.comparison import raw_values, source_values
 from extract_load.config import Deletes
 from extract_load.connection import NOT_DURABLE, READ_CONSISTENT, Session
-from extract_load.difference import is_live, same_key
+from extract_load.difference import count_new, is_live, same_key
 from extract_load.digests import Buckets, key_digest
 from extract_load.equality import EVERY_ROW, Sums, add_sums, at_once, differing_buckets
 from extract_load.errors import GuardTripped, VerificationFailed
@@ -197,16 +197,7 @@ def guard(plan: TablePlan, *, source_rows: int, live_rows: int, gone_rows: int) 
 
 def _count_new(session: Session, plan: TablePlan) -> int:
     """Scratch rows whose key no live raw row has."""
-    query = sql.SQL(
-        "SELECT count(*) FROM {scratch} AS s "
-        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match} AND {live})"
-    ).format(
-        scratch=plan.scratch.sql,
-        raw=plan.settings.target.sql,
-        match=same_key(plan, "t", "s"),
-        live=is_live(plan, "t"),
-    )
-    return int(session.execute(query)[0][0])
+    return int(session.execute(count_new(plan, is_live(plan, "t")))[0][0])
 
 
 def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evidence:

@@ -170,6 +170,24 @@ def insert_new(plan: TablePlan, loaded_at: str) -> sql.Composable:
     )
 
 
+def count_new(plan: TablePlan, among: sql.Composable) -> sql.Composable:
+    """Returns the query for the number of scratch rows whose key no raw row has.
+
+    Args:
+        plan: The table's.
+        among: The condition for a raw row `t` to be asked.
+    """
+    return sql.SQL(
+        "SELECT count(*) FROM {scratch} AS s "
+        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match} AND {among})"
+    ).format(
+        scratch=plan.scratch.sql,
+        raw=plan.settings.target.sql,
+        match=same_key(plan, "t", "s"),
+        among=among,
+    )
+
+
 def late_condition(plan: TablePlan) -> sql.Composable | None:
     """Returns the condition for a changed row to lie below the last watermark: a late commit.
 

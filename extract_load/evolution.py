@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 
 from psycopg2 import sql
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from extract_load import lease, ledger, log
 from extract_load.connection import Session
@@ -141,6 +140,13 @@ def _in_a_moment(session: Session, load: Load, alter: Callable[[], object]) -> N
     def is_busy(exc: BaseException) -> bool:
         return isinstance(exc, ExtractLoadError) and exc.sqlstate == LOCK_NOT_AVAILABLE
 
+    from tenacity import (  # noqa: PLC0415 - it brings asyncio along, and is hardly ever needed
+        Retrying,
+        retry_if_exception,
+        stop_after_delay,
+        wait_random,
+    )
+
     moments = Retrying(
         stop=stop_after_delay(LOCK_LIMIT_SECONDS),
         wait=wait_random(*_PAUSE_SECONDS),
@@ -152,13 +158,13 @@ def _in_a_moment(session: Session, load: Load, alter: Callable[[], object]) -> N
     except TargetUnavailable as error:
         if not is_busy(error):
             raise
-        raise _busy(session, load, moments, time.monotonic() - started) from error
+        tries = moments.statistics["attempt_number"]
+        raise _busy(session, load, tries, time.monotonic() - started) from error
 
 
-def _busy(session: Session, load: Load, moments: Retrying, seconds: float) -> TargetUnavailable:
+def _busy(session: Session, load: Load, tries: int, seconds: float) -> TargetUnavailable:
     with session.transaction():
         holders = ", ".join(read_lock_holders(session, load.target)) or "nobody any more"
-    tries = moments.statistics["attempt_number"]
     error = TargetUnavailable(
         f'"{load.target}" in target "{session.parameters.conn_id}" was never free to be altered',
         f"It was asked for {tries} times within {seconds:.0f} s, {LOCK_TIMEOUT_MS} ms each, since "

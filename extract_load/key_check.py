@@ -6,7 +6,7 @@ from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.errors import ExtractLoadError
 from extract_load.extract import from_leaf
 from extract_load.identifiers import columns_sql
-from extract_load.snapshot import use_path
+from extract_load.leaf_lock import use_path
 from extract_load.table_plan import TablePlan
 from extract_load.table_rules import KeyCheck
 

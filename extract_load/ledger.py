@@ -6,13 +6,13 @@ it speaks of.
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from psycopg2 import sql
 from psycopg2.extras import Json
 
+from extract_load import __version__
 from extract_load.connection import Session
 from extract_load.errors import TargetError
 from extract_load.identifiers import TableName
@@ -56,7 +56,7 @@ def migrate(session: Session) -> None:
 
 def migrations() -> list[str]:
     """Returns the SQL of every migration, oldest first."""
-    folder = files("extract_load.sql") / "migrations"
+    folder = Path(__file__).parent / "sql" / "migrations"
     names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".sql"))
     return [(folder / name).read_text(encoding="utf-8") for name in names]
 
@@ -119,7 +119,7 @@ def start_run(session: Session, run_id: str, invoked_by: Mapping[str, Any]) -> N
         {
             "run_id": run_id,
             "invoked_by": Json(dict(invoked_by)),
-            "version": version("extract-load"),
+            "version": __version__,
         },
     )
 

@@ -7,12 +7,13 @@ from extract_load.catalog import read_table
 from extract_load.config import SyncMode, TableSettings
 from extract_load.connection import Session
 from extract_load.extract import read_since, require_boolean, require_regular_cursor
+from extract_load.leaf_lock import use_path
 from extract_load.planner import plan_table
 from extract_load.predicate_judge import judge_predicate
 from extract_load.predicate_time import at_moment
 from extract_load.raw_table import NO_FACTS, read_facts
 from extract_load.readable import readable_part
-from extract_load.snapshot import SourceSnapshot, use_path
+from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import NOTHING_ASKED, PlanOptions, TablePlan, TargetState
 from extract_load.target_types import read_target_types
 

@@ -10,8 +10,9 @@ from extract_load.config import TableSettings
 from extract_load.connection import Session
 from extract_load.errors import SourceError
 from extract_load.identifiers import TableName
+from extract_load.leaf_lock import use_path
 from extract_load.predicate_calls import FORBIDDEN, Called, calls_of
-from extract_load.snapshot import SourceSnapshot, use_path
+from extract_load.snapshot import SourceSnapshot
 from extract_load.sql import queries
 
 _HINT = (

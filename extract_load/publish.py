@@ -76,12 +76,10 @@ def publish(
         applied = Applied(inserted=scratch_rows)
         _name_first_load(session, plan, loaded_at)
     else:
-        applied = apply_difference(session, plan, loaded_at, facts, allow_deletes=allow_deletes)
-    after = before
-    if plan.publish is Publish.FIRST_LOAD and _hold_all_rows(plan, chunks):
-        after = rows_of_chunks(session, plan, chunks)
-    elif before is None or applied != Applied():
-        after = _read_marked_rows(session, plan, is_applied=True)
+        applied = apply_difference(
+            session, plan, loaded_at, facts, scratch_rows, allow_deletes=allow_deletes
+        )
+    after = _read_rows_after(session, plan, chunks, applied, before)
     _verify_live_rows(session, plan, facts, after)
     if prove is not None:
         prove(session)
@@ -178,6 +176,21 @@ def _read_marked_rows(
             "The next pass reads every row.",
         )
     return rows
+
+
+def _read_rows_after(
+    session: Session,
+    plan: TablePlan,
+    chunks: Sequence[Checkpoint],
+    applied: Applied,
+    before: RawRows | None,
+) -> RawRows | None:
+    """The rows as they are published, counted again only where they are not known by now."""
+    if plan.publish is Publish.FIRST_LOAD and _hold_all_rows(plan, chunks):
+        return rows_of_chunks(session, plan, chunks)
+    if before is None or applied != Applied():
+        return _read_marked_rows(session, plan, is_applied=True)
+    return before
 
 
 def _verify_live_rows(

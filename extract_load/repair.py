@@ -23,6 +23,7 @@ from extract_load.extract import copy_keys_query, copy_leaf_query, count_leaf
 from extract_load.identifiers import columns_sql
 from extract_load.load import (
     Load,
+    analyze,
     copy_in_keys,
     copy_in_query,
     copy_into,
@@ -98,7 +99,7 @@ def _replace_changed(
             copy_in_query(plan, beside),
             f"copy what changed in {leaf.name.said}",
         )
-    session.execute(sql.SQL("ANALYZE {}").format(beside.sql))
+    analyze(session, plan, beside)
     session.execute(
         sql.SQL("DELETE FROM {} AS t USING {} AS s WHERE {}").format(
             plan.scratch.sql, beside.sql, same_key(plan, "t", "s")

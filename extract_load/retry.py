@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import psycopg2
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
 
 from extract_load.errors import (
     ExtractLoadError,
@@ -147,13 +145,45 @@ def attempt(
         ExtractLoadError: The last one, when no attempt succeeded.
     """
 
+    def may_help(exc: BaseException) -> bool:
+        return isinstance(exc, ExtractLoadError) and exc.retryable and not unless(exc)
+
+    try:
+        return action()
+    except ExtractLoadError as error:
+        if attempts == 1 or not may_help(error):
+            raise
+        return _attempt_again(action, error, attempts, on_retry, may_help)
+
+
+def _attempt_again(
+    action: Callable[[], Result],
+    first: ExtractLoadError,
+    attempts: int,
+    on_retry: Callable[[ExtractLoadError], None],
+    may_help: Callable[[BaseException], bool],
+) -> Result:
+    """What follows a first attempt that ended with a retryable error."""
+    # Only now: tenacity brings asyncio along, a tenth of the time a run takes to start.
+    from tenacity import (  # noqa: PLC0415
+        RetryCallState,
+        Retrying,
+        retry_if_exception,
+        stop_after_attempt,
+        wait_exponential_jitter,
+    )
+
+    made = [first]
+
+    def once() -> Result:
+        if made:
+            raise made.pop()
+        return action()
+
     def tell(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, ExtractLoadError):
             on_retry(error)
-
-    def may_help(exc: BaseException) -> bool:
-        return isinstance(exc, ExtractLoadError) and exc.retryable and not unless(exc)
 
     return Retrying(
         stop=stop_after_attempt(attempts),
@@ -161,7 +191,7 @@ def attempt(
         retry=retry_if_exception(may_help),
         before_sleep=tell,
         reraise=True,
-    )(action)
+    )(once)
 
 
 class Patience:

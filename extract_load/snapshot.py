@@ -31,7 +31,8 @@ from extract_load.errors import (
     SourceUnavailable,
 )
 from extract_load.governor import Governor
-from extract_load.identifiers import TableName, in_double_quotes
+from extract_load.identifiers import TableName
+from extract_load.leaf_lock import hold_still
 from extract_load.masking import SALT_SETTING
 from extract_load.observer import Observer
 from extract_load.open_transactions import read_open_transactions
@@ -198,22 +199,12 @@ class SourceSnapshot:
     def reading(self, *leaves: Leaf) -> Iterator[Session]:
         """Yields a reader for one pass over leaves that still hold what the snapshot shows.
 
-        TRUNCATE and rewriting ALTER TABLE are not MVCC-safe (manual, 13.6): after one, the
-        snapshot reads nothing, or rows that came later. The lock keeps them out during the pass.
-
         Raises:
             SnapshotLost: If a leaf was truncated, rewritten or replaced since.
         """
         with self.looking() as reader:
             for leaf in leaves:
-                use_path(reader, leaf.search_path)  # where a view's functions look
-                reader.execute(_lock(leaf), doing=f"lock {leaf.name.said} against DDL")
-                if not _is_unchanged(reader, leaf):
-                    raise SnapshotLost(
-                        f"{leaf.name.said} was truncated or rewritten during the run",
-                        "The snapshot no longer shows what the table held. Nothing was published.",
-                        "Run again: it takes a new snapshot.",
-                    )
+                hold_still(reader, leaf)
             yield reader
 
     def counted(self, question: str, ask: Callable[[], int]) -> int:
@@ -366,36 +357,3 @@ class SourceSnapshot:
         while (session := self._idle_session()) is not None:
             self._registry.close(session)
         self._registry.close(self.holder)
-
-
-def use_path(reader: Session, search_path: tuple[str, ...]) -> None:
-    """Sets where a custom_where finds its functions; undone with the savepoint it stands in.
-
-    As a value of SET LOCAL the whole list would be taken for one name.
-    """
-    path = ", ".join(map(in_double_quotes, search_path))
-    reader.execute("SELECT set_config('search_path', %(path)s, true)", {"path": path})
-
-
-def _lock(leaf: Leaf) -> sql.Composable:
-    """Takes ACCESS SHARE on a leaf, and on all that a view reads from.
-
-    LOCK TABLE takes neither foreign tables nor materialized views, and wants rights on what a
-    view reads and on every column; planning a query locks the same and runs nothing.
-    """
-    if leaf.has_row_versions and leaf.is_granted:
-        return sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(leaf.name.sql)
-    only = sql.SQL("ONLY " if leaf.has_row_versions else "")
-    return sql.SQL("EXPLAIN SELECT FROM {}{}").format(only, leaf.name.sql)
-
-
-def _is_unchanged(reader: Session, leaf: Leaf) -> bool:
-    """Whether the name still means this leaf, and its heaps are those the snapshot knows."""
-    oid, file_nodes = reader.execute(
-        "SELECT pg_catalog.to_regclass(%(name)s)::oid::bigint, array("
-        "SELECT pg_catalog.pg_relation_filenode(oid)::bigint "
-        "FROM pg_catalog.unnest(%(heaps)s::pg_catalog.oid[]) "
-        "WITH ORDINALITY AS heap (oid, position) ORDER BY position)",
-        {"name": leaf.name.regclass, "heaps": [heap.oid for heap in leaf.heaps]},
-    )[0]
-    return bool(oid == leaf.oid and file_nodes == [heap.file_node for heap in leaf.heaps])

@@ -2,7 +2,7 @@
 
 import re
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 _NAMED = re.compile(r"^-- name: (?P<name>\w+)\n(?P<body>.*?)(?=^-- name: |\Z)", re.M | re.S)
 
@@ -14,5 +14,5 @@ def queries(file: str) -> dict[str, str]:
     Args:
         file: Without its ending, for example `catalog`.
     """
-    text = (files(__package__) / f"{file}.sql").read_text(encoding="utf-8")
+    text = Path(__file__).with_name(f"{file}.sql").read_text(encoding="utf-8")
     return {match["name"]: match["body"].strip() for match in _NAMED.finditer(text)}

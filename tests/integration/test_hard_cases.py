@@ -1,6 +1,7 @@
 """Cases in which rows were once lost, doubled or kept although they were gone."""
 
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -267,6 +268,8 @@ class Stages:
     def __init__(self, source: Database, target: Database, table: dict[str, Any]) -> None:
         self.run: Run = prepared_run(source, target, table)
         chosen = settings(table).tables[0]
+        self._memory = ExitStack()  # what the table may take
+        self._memory.enter_context(self.run._memory.granted(chosen.memory_limit_mb))
         self.source = self.run._source(chosen)
         self.session = Session(self.run._connections[TARGET_ID], "target", "extract-load stages")
         ledger.migrate(self.session)
@@ -294,6 +297,7 @@ class Stages:
     def close(self) -> None:
         self.session.close()
         self.source.close()
+        self._memory.close()
 
 
 STEPS = ["prepare", "load_chunk", "finish_scratch", "gather", "publish"]

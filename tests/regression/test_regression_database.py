@@ -14,9 +14,9 @@ from psycopg2 import sql
 from extract_load.config import DEFAULT_SEARCH_PATH
 from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.digests import Value, row_digest
+from extract_load.leaf_lock import use_path
 from extract_load.report import TableResult
 from extract_load.runner import run
-from extract_load.snapshot import use_path
 from tests.support.landing import environment, session_on, settings
 from tests.support.servers import Database
 

@@ -29,7 +29,7 @@ ENGINE_LAYERS = [
     {"difference"},
     {"extract", "stream", "predicate_judge", "shared_read"},
     {"snapshot"},
-    {"observer"},
+    {"observer", "leaf_lock"},
     {"governor"},
     {"planner", "verdict", "table_rules"},
     {"report"},
@@ -83,7 +83,7 @@ def imports(name: str, folder: Path) -> dict[str, set[str]]:
                 parts = node.module.split(".")
                 if parts[0] == name:
                     names |= {parts[1]} if parts[1:] else {alias.name for alias in node.names}
-        found[path.stem] = names
+        found[path.stem] = names - {"__version__"}
     return found
 
 
