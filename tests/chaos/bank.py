@@ -71,7 +71,7 @@ def writers(source: Database, seed: int, count: int = 2) -> Iterator[None]:
 
     def write(number: int) -> None:
         chance = random.Random(seed + number)
-        _again_and_again(source, ended, 0.01, lambda cursor: _move(cursor, chance))
+        _again_and_again(source, ended, 0.02, lambda cursor: _move(cursor, chance))
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -116,7 +116,7 @@ def readers(target: Database) -> Iterator[Readers]:
         cursor.execute("COMMIT")
 
     def read(isolation: str) -> None:
-        _again_and_again(target, ended, 0.02, lambda cursor: look(cursor, isolation))
+        _again_and_again(target, ended, 0.05, lambda cursor: look(cursor, isolation))
 
     threads = [
         threading.Thread(target=read, args=(isolation,))
