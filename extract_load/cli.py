@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from extract_load import cli_options
 from extract_load.errors import ConfigError, ExtractLoadError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Terminated(BaseException):
 def main() -> None:
     """Runs the command line and exits with its status."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Pydantic would look for plugins in everything that is installed beside it.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         status = cli.main(standalone_mode=False)
     except click.ClickException as exc:
@@ -57,73 +60,6 @@ def main() -> None:
 
 def _terminate(_signal: int, _frame: "FrameType | None") -> None:
     raise Terminated
-
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options every command takes."""
-    for option in reversed(
-        [
-            click.option("--config", type=click.Path(path_type=Path), help="A settings file."),
-            click.option(
-                "--project-dir",
-                type=click.Path(path_type=Path),
-                default=Path("dbt_project"),
-                show_default=True,
-                help="The dbt project whose sources are the settings.",
-            ),
-            click.option(
-                "--select",
-                multiple=True,
-                metavar="NAME",
-                help="A source or target name, or a glob; repeatable.",
-            ),
-            click.option(
-                "--target", multiple=True, metavar="CONN_ID", help="A target; repeatable."
-            ),
-            click.option(
-                "--output",
-                type=click.Choice(["text", "json"]),
-                default="text",
-                show_default=True,
-                help="JSON is one object on stdout, and nothing else.",
-            ),
-            click.option(
-                "--env-file",
-                type=click.Path(path_type=Path),
-                help="Variables to add to the environment. [default: .env where there is one]",
-            ),
-            click.option("--debug", is_flag=True, help="Log more, and show tracebacks."),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def _since(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--since",
-        metavar="VALUE",
-        help="Lower the low bound of incremental_sync to this cursor value, for this run.",
-    )(command)
-
-
-def _allow_rewrite(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--allow-rewrite",
-        is_flag=True,
-        help="Alter raw tables also where their readers wait for it: new types, keys, NOT NULL.",
-    )(command)
-
-
-def _wait(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--wait",
-        type=click.FloatRange(min=0),
-        default=60.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="For a table that another run writes.",
-    )(command)
 
 
 class _Command(click.Command):
@@ -171,13 +107,13 @@ def cli() -> None:
 
 
 @cli.command(cls=_Command)
-@_common
+@cli_options.common
 @click.option("--full-refresh", is_flag=True, help="Read whole tables; nothing is dropped.")
-@_since
+@cli_options.since
 @click.option("--allow-deletes", is_flag=True, help="Switch the delete guards off for this run.")
-@_allow_rewrite
+@cli_options.allow_rewrite
 @click.option("--workers", type=click.IntRange(1, 32), help="Chunks at a time, for every table.")
-@_wait
+@cli_options.wait
 def run(**options: Any) -> int:
     """Extracts, loads and publishes tables, then reports.
 
@@ -214,10 +150,10 @@ def run(**options: Any) -> int:
 
 
 @cli.command(cls=_Command)
-@_common
+@cli_options.common
 @click.option("--full-refresh", is_flag=True, help="Plan as if run had it.")
-@_since
-@_allow_rewrite
+@cli_options.since
+@cli_options.allow_rewrite
 def plan(**options: Any) -> int:
     """Shows what a run would do. Creates nothing, reads no row."""
     from extract_load import runner
@@ -249,9 +185,9 @@ def plan(**options: Any) -> int:
 
 
 @cli.command(cls=_Command)
-@_common
+@cli_options.common
 @click.option("--settle", is_flag=True, help="Run the tables, then compare in that snapshot.")
-@_wait
+@cli_options.wait
 def verify(**options: Any) -> int:
     """Proves that raw tables hold what their sources hold; names the keys that differ.
 
@@ -270,7 +206,7 @@ def verify(**options: Any) -> int:
 
 
 @cli.command(cls=_Command)
-@_common
+@cli_options.common
 def status(**options: Any) -> int:
     """Shows last runs, freshness, watermarks, open chunks and leases."""
     from extract_load.plan_report import statuses_as_text
@@ -287,7 +223,7 @@ def status(**options: Any) -> int:
 
 
 @cli.command(cls=_Command)
-@_common
+@cli_options.common
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(**options: Any) -> int:
     """Forgets watermarks and checkpoints: the next run is a baseline. Touches no raw table."""
@@ -303,7 +239,7 @@ def reset(**options: Any) -> int:
 
 
 @cli.command(cls=_Command)
-@_common
+@cli_options.common
 @click.option("--grants", is_flag=True, help="Print the SQL that grants what a run needs.")
 def doctor(**options: Any) -> int:
     """Tells what would go wrong in a run, and what mends it. Changes nothing, lands nothing.

@@ -6,7 +6,7 @@ hands the next transaction to another server session, and refuses `options=` in 
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Self, TypeVar
 
@@ -101,6 +101,8 @@ class Session:
         self._name = name
         self._is_ended = False
         self._answers: dict[Callable[[Session], Any], Any] = {}
+        self._begins: dict[Hashable, str] = {}
+        """Texts of transactions it has begun: to write one takes as long as to send it."""
         self._raw = attempt(self._connect, attempts=attempts)
         self._raw.autocommit = True
 
@@ -229,9 +231,12 @@ class Session:
 
     def begin(self, begin: str = WRITE, settings: Mapping[str, str] = {}) -> None:
         """Opens a transaction and pins its settings, in one round trip."""
-        pinned = {**_PINNED, **_LIMITS[self.side], **settings}
-        query = sql.SQL("{}; {}").format(sql.SQL(begin), set_local(pinned))
-        self.execute(query, doing="begin a transaction")
+        asked = (begin, *settings.items())
+        if asked not in self._begins:
+            pinned = {**_PINNED, **_LIMITS[self.side], **settings}
+            query = sql.SQL("{}; {}").format(sql.SQL(begin), set_local(pinned))
+            self._begins[asked] = query.as_string(self._raw)
+        self.execute(self._begins[asked], doing="begin a transaction")
 
     def roll_back(self) -> None:
         """Ends the open transaction without its changes; a lost connection has done so."""

@@ -22,9 +22,12 @@ def hold_still(reader: Session, leaf: Leaf) -> None:
     Raises:
         SnapshotLost: If it was truncated, rewritten or replaced since.
     """
-    use_path(reader, leaf.search_path)  # where a view's functions look
-    reader.execute(_lock(leaf), doing=f"lock {leaf.name.said} against DDL")
-    if not _is_unchanged(reader, leaf):
+    # One round trip, for each chunk; the path is where a view's functions look.
+    oid, file_nodes = reader.execute(
+        sql.SQL("{}; {}; {}").format(_path(leaf.search_path), _lock(leaf), _stands_at(leaf)),
+        doing=f"lock {leaf.name.said} against DDL",
+    )[0]
+    if oid != leaf.oid or file_nodes != [heap.file_node for heap in leaf.heaps]:
         raise SnapshotLost(
             f"{leaf.name.said} was truncated or rewritten during the run",
             "The snapshot no longer shows what the table held. Nothing was published.",
@@ -33,12 +36,14 @@ def hold_still(reader: Session, leaf: Leaf) -> None:
 
 
 def use_path(reader: Session, search_path: tuple[str, ...]) -> None:
-    """Sets where a custom_where finds its functions; undone with the savepoint it stands in.
+    """Sets where a custom_where finds its functions; undone with the savepoint it stands in."""
+    reader.execute(_path(search_path))
 
-    As a value of SET LOCAL the whole list would be taken for one name.
-    """
+
+def _path(search_path: tuple[str, ...]) -> sql.Composable:
+    """As a value of SET LOCAL the whole list would be taken for one name."""
     path = ", ".join(map(in_double_quotes, search_path))
-    reader.execute("SELECT set_config('search_path', %(path)s, true)", {"path": path})
+    return sql.SQL("SELECT set_config('search_path', {}, true)").format(sql.Literal(path))
 
 
 def _lock(leaf: Leaf) -> sql.Composable:
@@ -53,13 +58,13 @@ def _lock(leaf: Leaf) -> sql.Composable:
     return sql.SQL("EXPLAIN SELECT FROM {}{}").format(only, leaf.name.sql)
 
 
-def _is_unchanged(reader: Session, leaf: Leaf) -> bool:
-    """Whether the name still means this leaf, and its heaps are those the snapshot knows."""
-    oid, file_nodes = reader.execute(
-        "SELECT pg_catalog.to_regclass(%(name)s)::oid::bigint, array("
+def _stands_at(leaf: Leaf) -> sql.Composable:
+    """Asks what a leaf's name means now, and which files its heaps are in."""
+    return sql.SQL(
+        "SELECT pg_catalog.to_regclass({name})::oid::bigint, array("
         "SELECT pg_catalog.pg_relation_filenode(oid)::bigint "
-        "FROM pg_catalog.unnest(%(heaps)s::pg_catalog.oid[]) "
-        "WITH ORDINALITY AS heap (oid, position) ORDER BY position)",
-        {"name": leaf.name.regclass, "heaps": [heap.oid for heap in leaf.heaps]},
-    )[0]
-    return bool(oid == leaf.oid and file_nodes == [heap.file_node for heap in leaf.heaps])
+        "FROM pg_catalog.unnest({heaps}::pg_catalog.oid[]) "
+        "WITH ORDINALITY AS heap (oid, position) ORDER BY position)"
+    ).format(
+        name=sql.Literal(leaf.name.regclass), heaps=sql.Literal([heap.oid for heap in leaf.heaps])
+    )

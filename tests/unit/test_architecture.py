@@ -14,6 +14,7 @@ DAGS = PACKAGE.parent / "dags"
 
 ENGINE_LAYERS = [
     {"cli"},
+    {"cli_options"},
     {"doctor_report"},
     {"plan_report", "progress", "verification", "doctor", "grants"},
     {"runner", "status", "reset", "published", "health", "key_check"},
