@@ -13,7 +13,7 @@ from extract_load import lease, log
 from extract_load.checkpoints import MISSING_ROWS_CHUNK, NO_PART
 from extract_load.comparison import raw_values, source_values
 from extract_load.config import Deletes
-from extract_load.connection import NOT_DURABLE, READ_CONSISTENT, Session
+from extract_load.connection import MERGES, NOT_DURABLE, READ_CONSISTENT, Session
 from extract_load.difference import count_new, is_live, same_key
 from extract_load.digests import Buckets, key_digest
 from extract_load.equality import EVERY_ROW, Sums, add_sums, at_once, differing_buckets
@@ -73,7 +73,7 @@ def gather(session: Session, source: SourceSnapshot, load: Load, source_rows: in
         return Evidence(plan.scratch)
     if plan.is_baseline:
         return Evidence(None)
-    with session.transaction():
+    with session.transaction(settings=MERGES):
         if _nothing_is_gone(session, plan, source_rows):
             return Evidence(None)
     if not plan.is_key_proved:  # by reading every key

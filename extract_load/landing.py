@@ -17,7 +17,7 @@ from extract_load.chunk_loading import YIELD_SECONDS, ChunkLoading, LandingCount
 from extract_load.closing import close_reading, counting_ahead
 from extract_load.comparison import proof_of
 from extract_load.config import TableSettings, duration_text
-from extract_load.connection import WRITE_CONSISTENT, Session
+from extract_load.connection import MERGES, WRITE_CONSISTENT, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.deletes import SourceFacts
 from extract_load.errors import (
@@ -307,7 +307,7 @@ class Landing:
 
         def once() -> Publication:
             doing = f"publish {plan.settings.target.said}"
-            with session.transaction(WRITE_CONSISTENT, doing=doing):
+            with session.transaction(WRITE_CONSISTENT, MERGES, doing):
                 # Kept before COMMIT: its answer may be lost, and the next pass asks the ledger.
                 self._publication = publish(
                     session,
