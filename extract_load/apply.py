@@ -44,6 +44,8 @@ class Applied:
     updated: int = 0
     deleted: int = 0
     late: int = 0
+    removed: int = 0
+    """Rows that were taken away and stood for no row of the source: tombstones, doubles."""
 
 
 def apply_difference(
@@ -70,7 +72,7 @@ def apply_difference(
         TargetError: If a unique index of somebody else's does not take the rows, or a foreign key
             forbids a change or would spread it.
     """
-    deleted = _delete(session, plan, loaded_at, facts, allow_deletes=allow_deletes)
+    deleted, removed = _delete(session, plan, loaded_at, facts, allow_deletes=allow_deletes)
     late = late_condition(plan)
     updated = inserted = late_updated = late_inserted = 0
     new = _count_new(session, plan) if plan.key else landed_rows
@@ -82,7 +84,7 @@ def apply_difference(
             inserted, late_inserted = _changed(session, insert(plan, loaded_at), late)
     with _explained(plan):  # now, not at COMMIT, where nobody could tell what they are about
         session.execute("SET CONSTRAINTS ALL IMMEDIATE", doing="check deferred constraints")
-    return Applied(inserted, updated, deleted, late_updated + late_inserted)
+    return Applied(inserted, updated, deleted, late_updated + late_inserted, removed)
 
 
 # ---------------------------------------------------------------- deletes
@@ -95,7 +97,7 @@ def _delete(
     facts: SourceFacts,
     *,
     allow_deletes: bool,
-) -> int:
+) -> tuple[int, int]:
     removed = deleted = 0
     keys, among = facts.evidence.keys, facts.evidence.among
     if plan.deletes is Deletes.HARD and plan.has_tombstones:
@@ -116,7 +118,7 @@ def _delete(
             guard(plan, source_rows=rows, live_rows=live, gone_rows=gone_rows)
     if removed or (deleted and plan.deletes is Deletes.HARD):
         _refuse_spreading(session, plan)
-    return deleted
+    return deleted, removed
 
 
 def _deleted(session: Session, plan: TablePlan, statement: sql.Composable) -> int:

@@ -78,12 +78,8 @@ def why_all_rows(
         ),
         "rows may enter custom_where without being written": where is not None
         and where.may_move_alone,
-        "its values name objects of the catalog": any(
-            type_.shows_a_catalog for type_ in source.types
-        ),
-        "triggers or rules of the raw table may alter rows": bool(
-            target.facts.row_triggers or target.facts.rules
-        ),
+        "its values name objects of the catalog": source.shows_a_catalog,
+        "triggers, rules or children of the raw table may alter rows": target.facts.alter_rows,
     }
     why = next((reason for reason, holds in reasons.items() if holds), None)
     return None if why is None else f"full_sync reads the whole table: {why}"

@@ -203,6 +203,11 @@ class TableSchema:
         """Returns a column by name, or None."""
         return next((column for column in self.columns if column.name == name), None)
 
+    @property
+    def shows_a_catalog(self) -> bool:
+        """Whether values tell names of other objects, which change without a new xmin."""
+        return any(type_.shows_a_catalog for type_ in self.types)
+
     def is_proved_key(self, names: tuple[str, ...]) -> bool:
         """Returns whether the server proves these columns unique and not null."""
         is_unique = any(set(key) == set(names) for key in self.unique_keys)

@@ -11,6 +11,7 @@ from extract_load.catalog import Column, Leaf, TableSchema
 from extract_load.chosen_columns import key_of, landed_columns
 from extract_load.config import DEFAULT_SEARCH_PATH, CursorType, Mask, SyncMode, TableSettings
 from extract_load.kept_types import ServerPair
+from extract_load.predicate import names_in
 from extract_load.type_contract import TypeContract, make_contract
 
 Fingerprint = dict[str, Any]
@@ -63,9 +64,10 @@ def make_fingerprint(
     column, another table under the same name.
     """
     is_incremental = settings.sync_mode is SyncMode.INCREMENTAL_SYNC
+    asked = _asked_columns(settings, contract)
     return {
         "table_oid": source.oid,
-        "columns": _column_facts(source.columns, contract),
+        "columns": _facts(source.columns, frozenset(contract.names)),
         "types": {
             f"{type_.schema}.{type_.name}": [*type_.labels, *type_.attributes]
             for type_ in source.types
@@ -75,8 +77,9 @@ def make_fingerprint(
         "mask": _masks(settings, servers),
         "key": list(key),
         "custom_where": _predicate_facts(settings),
+        "custom_where_columns": _facts(source.columns, asked) or None,
         "cursor": _cursor_facts(settings) if is_incremental else None,
-        LEAVES: {str(leaf.oid): _leaf_digest(leaf, contract) for leaf in source.leaves},
+        LEAVES: {str(leaf.oid): _leaf_digest(leaf, contract, asked) for leaf in source.leaves},
     }
 
 
@@ -86,6 +89,13 @@ def _predicate_facts(settings: TableSettings) -> str | list[str] | None:
     is_usual = settings.search_path == DEFAULT_SEARCH_PATH
     written = settings.custom_where.sql
     return written if is_usual else [written, *settings.search_path]
+
+
+def _asked_columns(settings: TableSettings, contract: TypeContract) -> frozenset[str]:
+    """Columns that custom_where may ask and that are not landed."""
+    if settings.custom_where is None:
+        return frozenset()
+    return names_in(settings.custom_where) - set(contract.names)
 
 
 def _cursor_facts(settings: TableSettings) -> str | list[str | None] | None:
@@ -150,13 +160,14 @@ def saved_key(fingerprint: Fingerprint | None) -> tuple[str, ...]:
     return tuple((fingerprint or {}).get("key", ()))
 
 
-def _leaf_digest(leaf: Leaf, contract: TypeContract) -> str:
+def _leaf_digest(leaf: Leaf, contract: TypeContract, asked: frozenset[str]) -> str:
     """A hash over a leaf's own columns: a partition has numbers and missing values of its own."""
-    facts = [leaf.definition, _column_facts(leaf.columns, contract)]
+    facts: list[Any] = [leaf.definition, _facts(leaf.columns, frozenset(contract.names))]
+    facts += [_facts(leaf.columns, asked)] if asked else []
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _column_facts(columns: tuple[Column, ...], contract: TypeContract) -> list[list[Any]]:
+def _facts(columns: tuple[Column, ...], names: frozenset[str]) -> list[list[Any]]:
     return [
         [
             column.number,
@@ -166,5 +177,5 @@ def _column_facts(columns: tuple[Column, ...], contract: TypeContract) -> list[l
             column.default_expression if column.is_generated else None,
         ]
         for column in columns
-        if column.name in contract.names
+        if column.name in names
     ]

@@ -225,6 +225,10 @@ class Landing:
             self._registry.close(self.session)
             self.session = self._registry.open(self._target, "target")
             lease.reclaim(self.session, held)
+        if self._distrusted is not None:  # by the next run too, if this one is killed
+            with self.session.transaction():
+                lease.hold(self.session, held)
+                ledger.forget_mark(self.session, self._table.target)
         if self._source_is_lost or not self._source.is_alive():
             self._source = self._renew(self._source)
             self._source_is_lost = False
@@ -280,6 +284,8 @@ class Landing:
         resumed = prepare(self.session, load)
         chunks = remaining(load.plan.chunks, resumed.kept)
         self._count_resumed(resumed, len(chunks))
+        # A crash of the source takes back what is not on its disk, also out of kept chunks.
+        self._source.wait_flushed()
         loading.load(self._source, load, chunks)
         if resumed.needs_repair(load.snapshot.id):
             with self._source.governor.memory.turn():

@@ -195,5 +195,10 @@ def forget_fingerprint(session: Session, target: TableName) -> None:
     session.execute(queries("ledger")["forget_fingerprint"], _named(target))
 
 
+def forget_mark(session: Session, target: TableName) -> None:
+    """Lets the next `full_sync` rely on no row of the raw table."""
+    session.execute(queries("ledger")["forget_mark"], _named(target))
+
+
 def _named(target: TableName) -> dict[str, Any]:
     return {"target_schema": target.schema, "target_table": target.table}

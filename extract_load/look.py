@@ -50,7 +50,7 @@ def plan_in(
     schema = replace(schema, leaves=leaves)
     if table.custom_where is not None:
         table = replace(table, custom_where=at_moment(table.custom_where, source.cut.cut_at))
-        judge_predicate(source, table, schema)
+        table = replace(table, custom_where=judge_predicate(source, table, schema))
     if asked.since is not None and table.sync_mode is SyncMode.INCREMENTAL_SYNC:
         with source.reader() as reader:
             asked = replace(asked, since=read_since(reader, table, schema, asked.since))

@@ -23,6 +23,7 @@ from extract_load.chunking import (
 from extract_load.config import Deletes, LateRows, SyncMode, TableSettings
 from extract_load.cursor import cursor_of
 from extract_load.cursor_notes import cursor_notes
+from extract_load.ddl import SchemaChange
 from extract_load.errors import SourceError, TargetError
 from extract_load.fingerprint import altered_leaves, contract_of, make_fingerprint
 from extract_load.identifiers import TableName
@@ -73,10 +74,9 @@ def plan_table(
     if target.raw is not None and target.watermark is None:
         require_adoptable(sides)
     change = plan_schema_change(sides, allow_rewrite=asked.allow_rewrite)
-    reason = why_baseline(cut, target, fingerprint, asked) or change.baseline_reason
     needs_all = why_all_rows(settings, source, key, target)
-    if settings.sync_mode is SyncMode.FULL_SYNC:
-        reason = reason or needs_all
+    reason = why_baseline(cut, target, fingerprint, asked) or change.baseline_reason
+    reason = reason or _why_no_delta(settings, source, change, needs_all)
     reading = _reading(settings, source, cut, target.watermark, reason, asked.since)
     is_delta = reading.baseline_reason is None and target.watermark is not None
     saved = target.watermark.fingerprint if is_delta and target.watermark else None
@@ -127,12 +127,29 @@ def _require_row_versions(settings: TableSettings, source: TableSchema) -> None:
     )
 
 
+def _why_no_delta(
+    settings: TableSettings, source: TableSchema, change: SchemaChange, needs_all: str | None
+) -> str | None:
+    """Why a mode reads the whole table although its watermark stands; None where it need not."""
+    if settings.sync_mode is SyncMode.FULL_SYNC:
+        return needs_all or ("the raw table is altered first" if change.before else None)
+    if settings.sync_mode is SyncMode.XMIN_INCREMENTAL and source.shows_a_catalog:
+        return "its values name objects of the catalog, which are renamed without a new xmin"
+    return None
+
+
 def _as_known(settings: TableSettings, target: TargetState) -> TargetState:
     """The target, without a watermark that was saved for another table of this name."""
     if target.raw is None:
         return target
     if target.watermark is not None and target.watermark.target_oid == target.raw.oid:
-        return target
+        if not target.facts.has_children:
+            return target
+        raise TargetError(
+            f'{settings.target.said} in target "{settings.target_connection}" has child tables',
+            "Their rows would be changed and deleted as if they had been landed.",
+            "Take them out with ALTER TABLE ... NO INHERIT; a view may show both.",
+        )
     if not settings.adopt:
         raise TargetError(
             f'{settings.target.said} in target "{settings.target_connection}" is somebody else\'s',

@@ -37,7 +37,8 @@ class Predicate:
     reads_clock: bool = False
     """Whether it asks for the time: that of the run's snapshot is put in its place."""
     may_move_alone: bool = False
-    """Whether a row may enter or leave it without being written."""
+    """Whether a row may enter or leave it without being written, as far as is known: what it
+    calls is looked up in the source."""
 
     def __str__(self) -> str:
         return self.written
@@ -87,13 +88,12 @@ def parse_predicate(written: str) -> Predicate:
         raise ValueError(msg)
     reads_tables = any(True for _ in postgast.find_nodes(tree, nodes.SubLink))
     reads_clock = any(True for _ in clock_nodes(tree))
-    calls = any(True for _ in postgast.find_nodes(tree, nodes.FuncCall))
     return Predicate(
         sql=enclosed,
         reads_tables=reads_tables,
         written=written,
         reads_clock=reads_clock,
-        may_move_alone=reads_tables or reads_clock or calls,
+        may_move_alone=reads_tables or reads_clock,
     )
 
 

@@ -14,7 +14,8 @@ FORBIDDEN = re.compile(
     r"pg_(?!typeof$|column_size$|collation_for$)|txid_|lo_|loread$|lowrite$|dblink|binary_upgrade"
     r"|(query|table|cursor|schema|database)_to_xml|set_config$|current_setting$|setseed$|random"
     r"|nextval$|setval$|currval$|lastval$|inet_(client|server)_|version$|current_quer|current_sch"
-    r"|ts_stat$|currtid|row_security_active$|xpath_table$"
+    r"|ts_stat$|currtid|row_security_active$|xpath_table$|has_\w+_privilege$|to_reg|format_type$"
+    r"|(col|obj|shobj)_description$"
 )
 """Functions that act, or that tell of the server and the session and not of the row."""
 

@@ -4,13 +4,16 @@ Nothing of the predicate is executed before: planning it would fold, and so call
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from extract_load.catalog import TableSchema
-from extract_load.config import TableSettings
+from extract_load.config import SyncMode, TableSettings
 from extract_load.connection import Session
 from extract_load.errors import SourceError
 from extract_load.identifiers import TableName
 from extract_load.leaf_lock import use_path
+from extract_load.predicate import Predicate
 from extract_load.predicate_calls import FORBIDDEN, Called, calls_of
 from extract_load.snapshot import SourceSnapshot
 from extract_load.sql import queries
@@ -21,8 +24,13 @@ _HINT = (
 )
 
 
-def judge_predicate(source: SourceSnapshot, settings: TableSettings, schema: TableSchema) -> None:
-    """Requires that all a predicate calls is harmless; executes nothing of it.
+def judge_predicate(
+    source: SourceSnapshot, settings: TableSettings, schema: TableSchema
+) -> Predicate | None:
+    """Returns a predicate with what the catalog says of its calls; executes nothing of it.
+
+    All that it calls has to be harmless. What is STABLE may read tables: then rows enter and leave
+    it without being written, which the incremental modes would not see.
 
     Which of several functions of a name would be called is not told: all that the path leads to,
     and that take as many arguments, have to be.
@@ -33,19 +41,32 @@ def judge_predicate(source: SourceSnapshot, settings: TableSettings, schema: Tab
         schema: The source table.
 
     Raises:
-        SourceError: If something it may call is volatile, or acts, or tells of the session.
+        SourceError: If something it may call is volatile, or acts, or tells of the session; or is
+            STABLE, in an incremental mode.
     """
-    if settings.custom_where is None:
-        return
-    calls = calls_of(settings.custom_where, schema.column_names)
+    where = settings.custom_where
+    if where is None:
+        return None
+    calls = calls_of(where, schema.column_names)
     name = settings.source
     for call in calls:
         if call.kind == "function" and call.arguments != 1 and FORBIDDEN.match(call.name):
             raise _refusal(name, str(call), "It acts, or tells of the session and not of the row.")
     with source.looking() as reader:
         schemas = _schemas(reader, settings.search_path)
-        for found in _suspects(reader, calls, schemas):
-            raise _refusal(name, *found)
+        found = _reached(reader, calls, schemas)
+    for one in found:
+        if one.is_volatile or FORBIDDEN.match(one.function):
+            why = "It is volatile." if one.is_volatile else "It acts, or tells of the session."
+            raise _refusal(name, one.what, why)
+    stable = [one.what for one in found if one.reads_more]
+    if stable and settings.sync_mode is not SyncMode.FULL_SYNC:
+        raise SourceError(
+            f"custom_where of {name.said} may not call {stable[0]} in {settings.sync_mode}",
+            "It is STABLE, so it may read tables: rows would enter unseen. Nothing was read.",
+            "Declare it IMMUTABLE if nothing but its arguments decides, or use full_sync.",
+        )
+    return replace(where, may_move_alone=where.may_move_alone or bool(stable))
 
 
 def _refusal(name: TableName, call: str, why: str) -> SourceError:
@@ -62,10 +83,18 @@ def _schemas(reader: Session, search_path: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _suspects(
-    reader: Session, calls: Sequence[Called], schemas: list[str]
-) -> list[tuple[str, str]]:
-    """What a predicate may call but must not, and why."""
+class _Reached(NamedTuple):
+    """A function that a predicate may lead to."""
+
+    what: str
+    function: str
+    is_volatile: bool
+    reads_more: bool
+    """Whether others than its arguments may decide."""
+
+
+def _reached(reader: Session, calls: Sequence[Called], schemas: list[str]) -> list[_Reached]:
+    """What a predicate may call: what it must not, and what tells more than the row."""
     doing = "look up what custom_where calls"
     facts = {
         "path": schemas,
@@ -75,8 +104,4 @@ def _suspects(
         "arguments": [call.arguments for call in calls],
     }
     found = reader.execute(queries("predicate")["called_functions"], facts, doing)
-    return [
-        (what, "It is volatile." if is_volatile else "It acts, or tells of the session.")
-        for what, name, is_volatile in found
-        if is_volatile or FORBIDDEN.match(name)
-    ]
+    return [_Reached(*one) for one in found]

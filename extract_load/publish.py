@@ -21,6 +21,7 @@ from extract_load.errors import RawTableTouched, TargetError, TargetUnavailable,
 from extract_load.load import Load, count_scratch, drop_scratch
 from extract_load.modes import MODES
 from extract_load.raw_mark import RawRows, read_rows, rows_of_chunks, why_touched
+from extract_load.raw_table import read_own_facts
 from extract_load.resume import uncovered_leaves
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
@@ -65,6 +66,7 @@ def publish(
             in a crash; trying again may help.
     """
     plan = load.plan
+    _lock_raw_table(session, plan)
     lease.hold(session, load.lease)
     _require_same_table(session, plan)
     before = _read_marked_rows(session, plan)
@@ -83,7 +85,7 @@ def publish(
     _verify_live_rows(session, plan, facts, after)
     if prove is not None:
         prove(session)
-    mark = after.mark() if after is not None else None
+    mark = after.mark() if after is not None and not _is_altered_by_others(session, plan) else None
     _write_watermark(session, load, loaded_at, cursor_value, mark)
     drop_scratch(session, load)
     checkpoints.forget(session, load.target)
@@ -102,15 +104,25 @@ def publish(
 # ---------------------------------------------------------------- checks
 
 
+def _lock_raw_table(session: Session, plan: TablePlan) -> None:
+    """Keeps others from rewriting the raw table; the transaction's snapshot is taken after it.
+
+    A snapshot from before a rewrite that we waited for would show an empty table (manual, 13.6),
+    and every row would be inserted once more.
+    """
+    target = plan.settings.target
+    if plan.target.raw is not None:
+        session.execute(
+            sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(target.sql),
+            doing=f"lock {target.said} against DDL",
+        )
+
+
 def _require_same_table(session: Session, plan: TablePlan) -> None:
-    """The raw table of the plan, locked against being replaced."""
+    """The raw table of the plan."""
     if plan.target.raw is None:
         return
     target = plan.settings.target
-    session.execute(
-        sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(target.sql),
-        doing=f"lock {target.said} against DDL",
-    )
     oid = session.execute("SELECT to_regclass(%(name)s)::oid::bigint", {"name": target.regclass})
     if oid[0][0] != plan.target.raw.oid:
         raise TargetError(
@@ -191,6 +203,13 @@ def _read_rows_after(
     if before is None or applied != Applied():
         return _read_marked_rows(session, plan, is_applied=True)
     return before
+
+
+def _is_altered_by_others(session: Session, plan: TablePlan) -> bool:
+    """Whether what this transaction wrote may have been altered in it, as by a trigger."""
+    target = plan.settings.target
+    oid = session.execute("SELECT to_regclass(%(name)s)::oid::bigint", {"name": target.regclass})
+    return read_own_facts(session, target, oid[0][0]).alter_rows
 
 
 def _verify_live_rows(

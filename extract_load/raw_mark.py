@@ -19,9 +19,6 @@ from extract_load.watermark import XID_SPAN, RawMark
 
 _MAX_WRITERS = 1000
 """A mark with more transactions than these is not kept: the next full_sync reads every row."""
-_OWN_SPAN = 1 << 20
-"""How many transactions may begin between this one and its last subtransaction. Rows of one that
-lies further are taken for somebody else's: every row is read then, and none is missed."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,8 @@ class RawRows:
     """64-bit: every transaction below it had ended."""
     own: int
     """64-bit: the transaction that looks."""
+    own_writers: frozenset[int] = frozenset()
+    """32 bits: itself and its subtransactions."""
 
     @property
     def total(self) -> int:
@@ -46,8 +45,12 @@ class RawRows:
 
     def mark(self) -> RawMark | None:
         """Returns what tells these rows from others later; None where that is too much."""
-        width = self.own - self.xmin + _OWN_SPAN
-        writers = tuple(xid for xid in self.by_writer if (xid - self.xmin) % XID_SPAN < width)
+        width = self.own - self.xmin
+        writers = tuple(
+            xid
+            for xid in self.by_writer
+            if xid in self.own_writers or (xid - self.xmin) % XID_SPAN < width
+        )
         if len(writers) > _MAX_WRITERS:
             return None
         return RawMark(self.xmin, tuple(sorted(writers)), self.total, self.columns)
@@ -85,15 +88,19 @@ def rows_of_chunks(session: Session, plan: TablePlan, loaded: Sequence[Checkpoin
 
 
 def _raw_rows(session: Session, plan: TablePlan, by_writer: dict[int, int], live: int) -> RawRows:
-    ((columns, xmin, own),) = session.execute(
+    ((columns, xmin, own, own_writers),) = session.execute(
         "SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.format("
         "'%%s %%s %%s %%s %%s', attnum, attname, atttypid, atttypmod, attgenerated), ',' "
         "ORDER BY attnum)), pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text, "
-        "pg_catalog.pg_current_xact_id()::text FROM pg_catalog.pg_attribute "
+        "pg_catalog.pg_current_xact_id()::text, "
+        # A subtransaction that was not released holds a lock on its id, like its parent.
+        "array(SELECT transactionid::text::bigint FROM pg_catalog.pg_locks "
+        "WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' "
+        "AND pid = pg_catalog.pg_backend_pid()) FROM pg_catalog.pg_attribute "
         "WHERE attrelid = pg_catalog.to_regclass(%(name)s) AND attnum > 0 AND NOT attisdropped",
         {"name": plan.settings.target.regclass},
     )
-    return RawRows(by_writer, live, columns, xmin=int(xmin), own=int(own))
+    return RawRows(by_writer, live, columns, int(xmin), int(own), frozenset(own_writers))
 
 
 def why_touched(mark: RawMark, rows: RawRows) -> str | None:

@@ -28,9 +28,12 @@ class RawTableFacts:
     """pg_class.relpersistence: p(ermanent), u(nlogged)."""
     is_in_tree: bool = False
     """Whether it is a partition, inherits, or has children."""
+    has_children: bool = False
     forces_row_security: bool = False
     row_triggers: Sequence[str] = ()
     """Those that fire."""
+    has_triggers: bool = False
+    """Whether any fires, one of statements too: it may write into the table."""
     rules: Sequence[str] = ()
     always_identity: Sequence[str] = ()
     """Columns that take no value from an INSERT."""
@@ -44,6 +47,11 @@ class RawTableFacts:
     key_holders: Sequence[str] = ()
     """What depends on the primary key."""
     readers: Sequence[Readers] = ()
+
+    @property
+    def alter_rows(self) -> bool:
+        """Whether rows may be others than those that are written to the table."""
+        return bool(self.has_triggers or self.rules or self.is_in_tree)
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -65,15 +73,21 @@ def read_facts(session: Session, name: TableName, oid: int) -> RawTableFacts:
     """Returns the facts about a raw table, as the caller's transaction sees the catalog."""
     asked, doing = {"oid": oid}, f"read the catalog about {name.said}"
     catalog = queries("raw_table")
-    (facts,) = session.execute(catalog["facts"], asked, doing)
+    found = read_own_facts(session, name, oid)
     readers = session.execute(catalog["column_readers"], asked, doing)
     holders = session.execute(catalog["key_holders"], asked, doing)
-    found = RawTableFacts(*facts)
     return replace(
         found,
         key_holders=tuple(holder for (holder,) in holders),
         readers=tuple(Readers(*reader) for reader in readers),
     )
+
+
+def read_own_facts(session: Session, name: TableName, oid: int) -> RawTableFacts:
+    """Returns the facts about a raw table without who depends on it."""
+    doing = f"read the catalog about {name.said}"
+    (facts,) = session.execute(queries("raw_table")["facts"], {"oid": oid}, doing)
+    return RawTableFacts(*facts)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from psycopg2 import sql
 
-from extract_load import lease, log
+from extract_load import checkpoints, lease, log
 from extract_load.catalog import Leaf
 from extract_load.checkpoints import NO_PART, REPAIR_CHUNK, Checkpoint
 from extract_load.connection import NOT_DURABLE, Session
 from extract_load.difference import same_key
-from extract_load.errors import VerificationFailed
+from extract_load.errors import TargetUnavailable, VerificationFailed
 from extract_load.extract import copy_keys_query, copy_leaf_query, count_leaf
 from extract_load.identifiers import columns_sql
 from extract_load.load import (
@@ -52,8 +52,21 @@ def repair(
         What was read for landing.
 
     Raises:
-        VerificationFailed: If rows are missing afterwards.
+        TargetUnavailable: If the rows do not add up afterwards: nothing counts any more then, and
+            the next pass starts over.
     """
+    try:
+        return _repaired(session, source, load, kept)
+    except VerificationFailed as error:
+        with session.transaction():
+            lease.hold(session, load.lease)
+            checkpoints.forget(session, load.target)
+        raise TargetUnavailable(error.primary, error.detail, error.hint) from error
+
+
+def _repaired(
+    session: Session, source: SourceSnapshot, load: Load, kept: Sequence[Checkpoint]
+) -> CopyStats:
     plan = load.plan
     window = xmin_predicate(min(each.snapshot.xmin for each in kept), plan.cut.xmax)
     with session.transaction(settings=NOT_DURABLE, doing="commit a repair"):
@@ -157,8 +170,7 @@ def _require_rows(session: Session, load: Load, expected: int) -> None:
         f"{load.plan.settings.source.said} could not be brought to one snapshot",
         f"The source has {expected} rows, {found} stand in scratch after the repair. "
         "Nothing was published.",
-        'Run "extract-load reset" for the table and run again: it starts over. '
-        "If it happens again, please report it.",
+        "It starts over, with this run or the next. If it happens again, please report it.",
     )
 
 

@@ -128,12 +128,14 @@ def why_not_repaired(plan: TablePlan) -> str | None:
     where = plan.settings.custom_where
     if not plan.key:
         return "without a key the rows of another snapshot cannot be repaired"
+    if not plan.is_key_proved:
+        return "no unique index proves the key: rows of another snapshot cannot be repaired"
     if any(not leaf.shows_xmin for leaf in plan.source.leaves):
         return "rows without an xmin cannot be repaired"
-    if any(type_.shows_a_catalog for type_ in plan.source.types):
+    if plan.source.shows_a_catalog:
         return "values that name objects of the catalog change without a new xmin"
-    if where is not None and where.reads_tables:
-        return "rows enter a custom_where with a sub-query without a new xmin"
+    if where is not None and where.may_move_alone:
+        return "rows may enter custom_where without a new xmin"
     return None
 
 

@@ -101,6 +101,7 @@ class SourceSnapshot:
         self._lock = threading.Lock()
         self._observer = Observer(parameters, registry)
         self._ended = threading.Event()
+        self._is_flushed = False
         early = min(_OBEY_SECONDS + 0.5, self._max_age / 10)  # its end takes a moment too
         self._timer = threading.Timer(self._max_age - early, self._end_all)
         self._watch = threading.Thread(target=self._keep_watch, name="snapshot", daemon=True)
@@ -145,8 +146,9 @@ class SourceSnapshot:
         Raises:
             SourceUnavailable: If it is not flushed in 30 seconds.
         """
-        if not self.cut.is_standby:
+        if not self.cut.is_standby and not self._is_flushed:
             self._observer.wait_flushed(self.cut.lsn)
+            self._is_flushed = True
 
     def wait_until_calm(self) -> None:
         """Waits while the source is above a limit of the run; between two chunks."""

@@ -144,7 +144,11 @@ select
     attribute.atttypid::bigint,
     attribute.atttypmod,
     format_type(attribute.atttypid, attribute.atttypmod),
-    attribute.attnotnull,
+    attribute.attnotnull and not exists (
+        select from pg_constraint as constraint_
+        where constraint_.conrelid = attribute.attrelid and constraint_.contype = 'n'
+            and constraint_.conkey = array[attribute.attnum] and not constraint_.convalidated
+    ),
     attribute.attgenerated::text <> '' as is_generated,
     attribute.attmissingval::text,
     pg_get_expr(definition.adbin, definition.adrelid) as default_expression,
@@ -167,7 +171,19 @@ with recursive used as (
     select part.oid
     from used
     inner join pg_type as type on type.oid = used.oid
-    cross join lateral (values (type.typelem), (type.typbasetype)) as part (oid)
+    cross join lateral (
+        select type.typelem
+        union all
+        select type.typbasetype
+        union all
+        select atttypid
+        from pg_attribute
+        where attrelid = type.typrelid and attnum > 0 and not attisdropped
+        union all
+        select part_of.rngsubtype
+        from pg_range as part_of
+        where type.oid in (part_of.rngtypid, (to_jsonb(part_of) ->> 'rngmultitypid')::oid)
+    ) as part (oid)
     where part.oid <> 0
 )
 select

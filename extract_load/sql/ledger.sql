@@ -104,6 +104,11 @@ update extract_load.watermarks
 set fingerprint = null
 where target_schema = %(target_schema)s and target_table = %(target_table)s
 
+-- name: forget_mark
+update extract_load.watermarks
+set raw_mark = null
+where target_schema = %(target_schema)s and target_table = %(target_table)s
+
 -- name: acquire_lease
 insert into extract_load.leases (
     target_schema, target_table, token, run_id, backend_pid, backend_start

@@ -63,9 +63,13 @@ reached (kind, name, function) as (
 select distinct
     reached.kind || ' ' || namespace.nspname || '.' || reached.name as what,
     proc.proname::text as name,
-    proc.provolatile = 'v' as is_volatile
+    proc.provolatile = 'v' as is_volatile,
+    -- What PostgreSQL itself has read no table; an implicit cast need not be one that is taken.
+    proc.provolatile = 's' and namespace.nspname <> 'pg_catalog'
+        and reached.kind <> 'implicit cast' as reads_more
 from reached
 inner join pg_proc as proc on proc.oid = reached.function
 inner join pg_namespace as namespace on namespace.oid = proc.pronamespace
 where proc.provolatile = 'v' or reached.kind = 'function'
+    or (proc.provolatile = 's' and proc.pronamespace <> 'pg_catalog'::regnamespace)
 order by what

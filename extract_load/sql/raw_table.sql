@@ -7,6 +7,7 @@ select
     exists (
         select from pg_inherits where inhrelid = class.oid or inhparent = class.oid
     ) as is_in_tree,
+    exists (select from pg_inherits where inhparent = class.oid) as has_children,
     class.relforcerowsecurity as forces_row_security,
     array(
         select trigger.tgname::text
@@ -16,6 +17,11 @@ select
             and trigger.tgtype & 1 = 1
         order by 1
     ) as row_triggers,
+    exists (
+        select from pg_trigger as trigger
+        where trigger.tgrelid = class.oid and not trigger.tgisinternal
+            and trigger.tgenabled in ('O', 'A')
+    ) as has_triggers,
     array(
         select rule.rulename::text
         from pg_rewrite as rule

@@ -187,7 +187,11 @@ TOLD_NOTHING: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "the time": ("", {"custom_where": "updated_at < now()"}),
     "a sub-query": ("", {"custom_where": "id > (SELECT 0)"}),
-    "a function": ("", {"custom_where": "length(body) > 0"}),
+    "a function that may read tables": (
+        "CREATE FUNCTION public.is_long(text) RETURNS boolean STABLE LANGUAGE sql"
+        " AS 'SELECT length($1) > 0'",
+        {"custom_where": "public.is_long(body)"},
+    ),
     "names of the catalog": ("ALTER TABLE public.items ADD place regclass DEFAULT 'pg_class'", {}),
 }
 
