@@ -30,13 +30,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scale", type=float, default=float(os.environ.get("BENCH_SCALE", "1")))
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--only", default="", help="part of a case's name")
+    parser.add_argument("--only", action="append", help="part of a case's name; repeatable")
     parser.add_argument("--quick", action="store_true", help="only what matters most")
     parser.add_argument("--peers", action="store_true", help="other tools too, at a tenth")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     options = parser.parse_args()
     cases = QUICK if options.quick else (*CASES, *PEER_CASES) if options.peers else CASES
-    chosen = [case for case in cases if options.only in case.name]
+    only = options.only or [""]
+    chosen = [case for case in cases if any(part in case.name for part in only)]
     found = []
     with stand() as servers:
         for case in chosen:
@@ -47,6 +48,7 @@ def main() -> None:
             print(found[-1].as_line(), flush=True)
     if options.write:
         command = f"python -m benchmarks --scale {options.scale:g} --pairs {options.pairs}"
+        command += "".join(f' --only "{part}"' for part in options.only or ())
         text = f"{_machine(command)}\n\n{as_markdown(found)}\n{as_chart(found)}"
         page = PAGE.read_text(encoding="utf-8")
         PAGE.write_text(_WRITTEN.sub(lambda m: f"{m[1]}\n{text}\n{m[2]}", page), encoding="utf-8")
