@@ -70,7 +70,7 @@ def _row(one: Figures) -> tuple[str, ...]:
     theirs, ours = one.theirs, one.ours
     return (
         one.name,
-        one.reference,
+        one.reference.replace("|", r"\|"),  # a cell ends at a bare one
         f"{theirs.seconds:.2f}",
         f"{ours.seconds:.2f}",
         f"**{one.ratio:.2f}**",

@@ -352,6 +352,10 @@ class SourceSnapshot:
         self._ended.set()
         self._timer.cancel()
         self._watch.join(timeout=_OBEY_SECONDS)
+        if self._watch.is_alive():  # it waits for a silent server, and closing would wait for it
+            self._observer.sever()
+            self.holder.sever()
+            self._watch.join(timeout=_OBEY_SECONDS)
         self._close_sessions()
         self._observer.close()
 
