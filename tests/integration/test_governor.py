@@ -40,7 +40,7 @@ OURS = (
 def items(source: Database) -> Database:
     create_items(source, ROWS)
     source.execute(
-        "CREATE FUNCTION public.slow(int) RETURNS boolean LANGUAGE sql STABLE "
+        "CREATE FUNCTION public.slow(int) RETURNS boolean LANGUAGE sql IMMUTABLE "
         "AS 'SELECT pg_sleep(0.0005) IS NOT NULL'"
     )
     return source
