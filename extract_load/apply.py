@@ -205,10 +205,12 @@ def _refuse_resets(session: Session, plan: TablePlan, keys: tuple[ForeignKey, ..
         )
         if session.execute(query)[0][0]:
             raise TargetError(
-                f"{_where(plan)} has values that changed, and a foreign key would reset what "
+                f"{_where(plan)} has values that changed, and a foreign key would change what "
                 "refers to them",
                 f"{_told([key])}. Nothing was published.",
-                "Drop the foreign key, or let it follow with ON UPDATE CASCADE.",
+                "Drop the foreign key."
+                if key.is_own
+                else "Drop the foreign key, or let it follow with ON UPDATE CASCADE.",
             )
 
 

@@ -84,6 +84,8 @@ class TypeDefinition:
     """The extension it belongs to."""
     plain_text: str = ""
     """As SQL writes it, without a modifier."""
+    numbers: Sequence[int] = ()
+    """Of a composite's attributes: one that was dropped and added again has another."""
 
     @property
     def is_builtin(self) -> bool:
@@ -151,11 +153,18 @@ class Leaf:
     """Those of ctid and xmin that the role may read; meaningless where rows have none."""
     search_path: tuple[str, ...] = DEFAULT_SEARCH_PATH
     """Where a custom_where over it finds its functions and operators."""
+    is_filtered_by_others: bool = False
+    """Whether a custom_where over it may read other tables."""
 
     @property
     def has_row_versions(self) -> bool:
         """Whether its rows have a ctid and an xmin that mean something."""
         return self.kind == "r"
+
+    @property
+    def reads_others(self) -> bool:
+        """Whether reading it may read tables that are not its heaps, as a view's functions do."""
+        return self.is_filtered_by_others or not self.has_row_versions
 
     @property
     def shows_xmin(self) -> bool:

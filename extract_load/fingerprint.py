@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from extract_load.catalog import Column, Leaf, TableSchema
+from extract_load.catalog import Column, Leaf, TableSchema, TypeDefinition
 from extract_load.chosen_columns import key_of, landed_columns
 from extract_load.config import DEFAULT_SEARCH_PATH, CursorType, Mask, SyncMode, TableSettings
 from extract_load.kept_types import ServerPair
@@ -64,12 +64,12 @@ def make_fingerprint(
     column, another table under the same name.
     """
     is_incremental = settings.sync_mode is SyncMode.INCREMENTAL_SYNC
-    asked = _asked_columns(settings, contract)
+    asked = _asked_columns(settings, source, contract)
     return {
         "table_oid": source.oid,
         "columns": _facts(source.columns, frozenset(contract.names)),
         "types": {
-            f"{type_.schema}.{type_.name}": [*type_.labels, *type_.attributes]
+            f"{type_.schema}.{type_.name}": [*type_.labels, *type_.attributes, *_moved(type_)]
             for type_ in source.types
             if type_.labels or type_.attributes
         },
@@ -83,6 +83,12 @@ def make_fingerprint(
     }
 
 
+def _moved(type_: TypeDefinition) -> list[int]:
+    """Numbers of a composite's attributes, where one was dropped: its values keep a hole."""
+    numbers = list(type_.numbers)
+    return [] if numbers == list(range(1, len(numbers) + 1)) else numbers
+
+
 def _predicate_facts(settings: TableSettings) -> str | list[str] | None:
     if settings.custom_where is None:
         return None
@@ -91,11 +97,17 @@ def _predicate_facts(settings: TableSettings) -> str | list[str] | None:
     return written if is_usual else [written, *settings.search_path]
 
 
-def _asked_columns(settings: TableSettings, contract: TypeContract) -> frozenset[str]:
-    """Columns that custom_where may ask and that are not landed."""
+def _asked_columns(
+    settings: TableSettings, source: TableSchema, contract: TypeContract
+) -> frozenset[str]:
+    """Columns that custom_where may ask and that are not landed.
+
+    All, where it names anything but columns: as in `(t).a`, that may be the row as a whole.
+    """
     if settings.custom_where is None:
         return frozenset()
-    return names_in(settings.custom_where) - set(contract.names)
+    named, columns = names_in(settings.custom_where), frozenset(source.column_names)
+    return (named if named <= columns else columns) - frozenset(contract.names)
 
 
 def _cursor_facts(settings: TableSettings) -> str | list[str | None] | None:

@@ -166,7 +166,7 @@ def _columns(table: SourceSeen) -> tuple[str, ...]:
     chooses = bool(settings.columns or settings.exclude_columns or masks_away)
     if not chooses:
         return ()
-    in_predicate = names_in(settings.custom_where) if settings.custom_where else frozenset()
+    in_predicate = names_in(settings.custom_where) - {"*"} if settings.custom_where else frozenset()
     if schema is None:
         known = (*settings.primary_key, settings.incremental_field, *settings.columns)
         listed = dict.fromkeys([*(name for name in known if name), *sorted(in_predicate)])

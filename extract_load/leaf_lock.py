@@ -10,6 +10,7 @@ from extract_load.catalog import Leaf
 from extract_load.connection import Session
 from extract_load.errors import SnapshotLost
 from extract_load.identifiers import in_double_quotes
+from extract_load.sql import queries
 
 
 def hold_still(reader: Session, leaf: Leaf) -> None:
@@ -23,14 +24,33 @@ def hold_still(reader: Session, leaf: Leaf) -> None:
         SnapshotLost: If it was truncated, rewritten or replaced since.
     """
     # One round trip, for each chunk; the path is where a view's functions look.
+    steps = [_path(leaf.search_path), _lock(leaf), _stands_at(leaf)]
+    if leaf.reads_others:  # in this very process, whose locks tell afterwards what was read
+        steps.insert(0, sql.SQL("SET LOCAL max_parallel_workers_per_gather = 0"))
     oid, file_nodes = reader.execute(
-        sql.SQL("{}; {}; {}").format(_path(leaf.search_path), _lock(leaf), _stands_at(leaf)),
+        sql.SQL("; ").join(steps),
         doing=f"lock {leaf.name.said} against DDL",
     )[0]
     if oid != leaf.oid or file_nodes != [heap.file_node for heap in leaf.heaps]:
         raise SnapshotLost(
             f"{leaf.name.said} was truncated or rewritten during the run",
             "The snapshot no longer shows what the table held. Nothing was published.",
+            "Run again: it takes a new snapshot.",
+        )
+
+
+def require_unrewritten(reader: Session) -> None:
+    """Asks, after leaves were read, what else was read from: a sub-query's table, a function's.
+
+    Raises:
+        SnapshotLost: If any of it was truncated, rewritten or replaced since the snapshot.
+    """
+    found = reader.execute(queries("catalog")["rewritten"], doing="ask what was read from")
+    if found:
+        raise SnapshotLost(
+            f'"{found[0][0]}" was truncated or rewritten during the run',
+            "What was read asks it, and the snapshot no longer shows what it held. "
+            "Nothing was published.",
             "Run again: it takes a new snapshot.",
         )
 

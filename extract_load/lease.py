@@ -89,9 +89,10 @@ def _try_to_acquire(session: Session, lease: Lease) -> tuple[str, str] | None:
         run_id, acquired_at, is_ownerless = found[0]
         if not is_ownerless:
             return run_id, acquired_at
-        session.execute(
-            queries("ledger")["end_owner"], {"application_name": application_name(run_id)}
-        )
+        if run_id != lease.run_id:  # ours, where the answer to the COMMIT that took it was lost
+            session.execute(
+                queries("ledger")["end_owner"], {"application_name": application_name(run_id)}
+            )
         session.execute(queries("ledger")["take_over_lease"], facts)
         logger.info("lease taken over", extra={"from_run": run_id, "table": lease.target.written})
         return None

@@ -49,8 +49,11 @@ def plan_in(
     leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)
     schema = replace(schema, leaves=leaves)
     if table.custom_where is not None:
-        table = replace(table, custom_where=at_moment(table.custom_where, source.cut.cut_at))
-        table = replace(table, custom_where=judge_predicate(source, table, schema))
+        where = at_moment(table.custom_where, source.cut.cut_at)
+        where = judge_predicate(source, where, table, schema)
+        table = replace(table, custom_where=where)
+        leaves = tuple(replace(leaf, is_filtered_by_others=where.may_move_alone) for leaf in leaves)
+        schema = replace(schema, leaves=leaves)
     if asked.since is not None and table.sync_mode is SyncMode.INCREMENTAL_SYNC:
         with source.reader() as reader:
             asked = replace(asked, since=read_since(reader, table, schema, asked.since))

@@ -74,6 +74,12 @@ def parse_predicate(written: str) -> Predicate:
             "so two chunks could disagree; write a fixed value"
         )
         raise ValueError(msg)
+    if (place := _place_column(tree, nodes)) is not None:
+        msg = (
+            f"{written!r} asks for {place!r}, which changes without the row being written; "
+            "ask for columns of the table"
+        )
+        raise ValueError(msg)
     if (moment := _moment_text(tree, nodes)) is not None:
         msg = (
             f"{written!r} holds {moment!r}, which is another day in each session that reads it as "
@@ -100,6 +106,8 @@ def parse_predicate(written: str) -> Predicate:
 def names_in(predicate: Predicate) -> frozenset[str]:
     """Returns every name a predicate may mean a column by, and maybe some of other things.
 
+    A star stands as `*`.
+
     Example:
         >>> sorted(names_in(parse_predicate("items.amount > 0 AND code LIKE 'a%'")))
         ['amount', 'code']
@@ -108,10 +116,8 @@ def names_in(predicate: Predicate) -> frozenset[str]:
     from postgast import pg_query_pb2 as nodes  # noqa: PLC0415
 
     tree = postgast.parse(f"SELECT {predicate.sql}")
-    found = postgast.find_nodes(tree, nodes.ColumnRef)
-    return frozenset(
-        ref.fields[-1].string.sval for ref in found if ref.fields[-1].HasField("string")
-    )
+    last = [ref.fields[-1] for ref in postgast.find_nodes(tree, nodes.ColumnRef)]
+    return frozenset(part.string.sval if part.HasField("string") else "*" for part in last)
 
 
 def _is_one_expression(tree: Any) -> bool:
@@ -179,6 +185,14 @@ def _reads_session(tree: Any, nodes: Any) -> bool:
         or (call.funcname[-1].string.sval == "age" and len(call.args) == 1)
         for call in postgast.find_nodes(tree, nodes.FuncCall)
     )
+
+
+def _place_column(tree: Any, nodes: Any) -> str | None:
+    """A system column that tells where a row stands, or who locks it; None where none is asked."""
+    import postgast  # noqa: PLC0415
+
+    names = {ref.fields[-1].string.sval for ref in postgast.find_nodes(tree, nodes.ColumnRef)}
+    return min(names & {"ctid", "xmax", "cmin", "cmax"}, default=None)
 
 
 def _moment_text(tree: Any, nodes: Any) -> str | None:

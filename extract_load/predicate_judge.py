@@ -3,6 +3,7 @@
 Nothing of the predicate is executed before: planning it would fold, and so call, functions.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,6 +19,11 @@ from extract_load.predicate_calls import FORBIDDEN, Called, calls_of
 from extract_load.snapshot import SourceSnapshot
 from extract_load.sql import queries
 
+_SHOWS_CATALOG = re.compile(
+    r"reg(class|collation|config|dictionary|namespace|oper|operator|proc|procedure|role|type)$|aclitem$"
+)
+"""Types whose values are printed with names of other objects."""
+
 _HINT = (
     'Write "custom_where" with immutable and stable functions and operators over the row; '
     "a view on the source may compute the rest."
@@ -25,8 +31,8 @@ _HINT = (
 
 
 def judge_predicate(
-    source: SourceSnapshot, settings: TableSettings, schema: TableSchema
-) -> Predicate | None:
+    source: SourceSnapshot, where: Predicate, settings: TableSettings, schema: TableSchema
+) -> Predicate:
     """Returns a predicate with what the catalog says of its calls; executes nothing of it.
 
     All that it calls has to be harmless. What is STABLE may read tables: then rows enter and leave
@@ -37,6 +43,7 @@ def judge_predicate(
 
     Args:
         source: Where it would run.
+        where: The predicate.
         settings: The table's.
         schema: The source table.
 
@@ -44,9 +51,6 @@ def judge_predicate(
         SourceError: If something it may call is volatile, or acts, or tells of the session; or is
             STABLE, in an incremental mode.
     """
-    where = settings.custom_where
-    if where is None:
-        return None
     calls = calls_of(where, schema.column_names)
     name = settings.source
     for call in calls:
@@ -60,11 +64,16 @@ def judge_predicate(
             why = "It is volatile." if one.is_volatile else "It acts, or tells of the session."
             raise _refusal(name, one.what, why)
     stable = [one.what for one in found if one.reads_more]
+    stable += [
+        str(call)
+        for call in calls
+        if call.kind in {"type", "function"} and _SHOWS_CATALOG.match(call.name)
+    ]
     if stable and settings.sync_mode is not SyncMode.FULL_SYNC:
         raise SourceError(
             f"custom_where of {name.said} may not call {stable[0]} in {settings.sync_mode}",
-            "It is STABLE, so it may read tables: rows would enter unseen. Nothing was read.",
-            "Declare it IMMUTABLE if nothing but its arguments decides, or use full_sync.",
+            "It may read tables, or the catalog: rows would enter unseen. Nothing was read.",
+            "Declare a function IMMUTABLE if nothing but its arguments decides, or use full_sync.",
         )
     return replace(where, may_move_alone=where.may_move_alone or bool(stable))
 

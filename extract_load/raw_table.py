@@ -102,6 +102,8 @@ class ForeignKey:
     on_update: str
     columns: Sequence[str]
     """Those of the raw table it refers to."""
+    is_own: bool = False
+    """Whether it is the raw table's."""
 
     @property
     def spreads_deletes(self) -> bool:
@@ -110,8 +112,9 @@ class ForeignKey:
 
     @property
     def resets_references(self) -> bool:
-        """Whether a changed value loses the reference to it; CASCADE keeps it."""
-        return self.on_update in ("SET NULL", "SET DEFAULT")
+        """Whether a changed value changes what refers to it, beyond following it elsewhere."""
+        follows = self.is_own and self.on_update == "CASCADE"
+        return follows or self.on_update in ("SET NULL", "SET DEFAULT")
 
 
 def read_foreign_keys(session: Session, name: TableName) -> tuple[ForeignKey, ...]:

@@ -32,7 +32,7 @@ from extract_load.errors import (
 )
 from extract_load.governor import Governor
 from extract_load.identifiers import TableName
-from extract_load.leaf_lock import hold_still
+from extract_load.leaf_lock import hold_still, require_unrewritten
 from extract_load.masking import SALT_SETTING
 from extract_load.observer import Observer
 from extract_load.open_transactions import read_open_transactions
@@ -208,6 +208,8 @@ class SourceSnapshot:
             for leaf in leaves:
                 hold_still(reader, leaf)
             yield reader
+            if any(leaf.reads_others for leaf in leaves):
+                require_unrewritten(reader)
 
     def counted(self, question: str, ask: Callable[[], int]) -> int:
         """Returns the answer to a question, which nothing changes while the snapshot stands."""

@@ -161,6 +161,29 @@ where attribute.attrelid = any(%(oids)s::oid[])
     and attribute.attnum > 0 and not attribute.attisdropped
 order by attribute.attrelid, attribute.attnum
 
+-- name: rewritten
+-- What the transaction has read from since its savepoint, as its locks tell, and that is not what its
+-- snapshot knows: pg_class is the snapshot's; files, and names as regclass prints them, are of now.
+-- A relation that the snapshot does not know is new, unless it is an index.
+select held.relation::pg_catalog.regclass::pg_catalog.text
+from pg_catalog.pg_locks as held
+left join pg_catalog.pg_class as class on class.oid = held.relation
+left join pg_catalog.pg_namespace as namespace on namespace.oid = class.relnamespace
+where held.pid = pg_catalog.pg_backend_pid()
+    and held.locktype = 'relation'
+    and held.relation >= 16384
+    and case
+        when class.oid is null then pg_catalog.pg_get_indexdef(held.relation) is null
+        when class.relkind not in ('r', 'm') then false
+        else class.relfilenode <> pg_catalog.pg_relation_filenode(class.oid)
+            or held.relation::pg_catalog.regclass::pg_catalog.text not in (
+                pg_catalog.quote_ident(class.relname),
+                pg_catalog.quote_ident(namespace.nspname)
+                || '.' || pg_catalog.quote_ident(class.relname)
+            )
+    end
+limit 1
+
 -- name: types
 -- The types of a relation's columns, and the types those are made of (elements and bases).
 with recursive used as (
@@ -204,7 +227,13 @@ select
         order by attnum
     ) as attributes,
     extension.extname::text as extension,
-    format_type(type.oid, null) as plain_text
+    format_type(type.oid, null) as plain_text,
+    array(
+        select attnum::int
+        from pg_attribute
+        where attrelid = type.typrelid and attnum > 0 and not attisdropped
+        order by attnum
+    ) as numbers
 from used
 inner join pg_type as type on type.oid = used.oid
 inner join pg_namespace as namespace on namespace.oid = type.typnamespace

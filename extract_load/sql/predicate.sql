@@ -64,9 +64,15 @@ select distinct
     reached.kind || ' ' || namespace.nspname || '.' || reached.name as what,
     proc.proname::text as name,
     proc.provolatile = 'v' as is_volatile,
-    -- What PostgreSQL itself has read no table; an implicit cast need not be one that is taken.
+    -- What PostgreSQL and its extensions bring depends on settings, which are pinned, and reads no
+    -- table; an implicit cast need not be one that is taken.
     proc.provolatile = 's' and namespace.nspname <> 'pg_catalog'
-        and reached.kind <> 'implicit cast' as reads_more
+        and reached.kind <> 'implicit cast'
+        and not exists (
+            select from pg_depend as member
+            where member.classid = 'pg_proc'::regclass and member.objid = proc.oid
+                and member.deptype = 'e'
+        ) as reads_more
 from reached
 inner join pg_proc as proc on proc.oid = reached.function
 inner join pg_namespace as namespace on namespace.oid = proc.pronamespace

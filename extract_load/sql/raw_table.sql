@@ -163,7 +163,8 @@ select
         where attribute.attrelid = constraint_.confrelid
             and attribute.attnum = any (constraint_.confkey)
         order by attribute.attnum
-    )
+    ),
+    constraint_.conrelid = constraint_.confrelid as is_own
 from pg_constraint as constraint_
 where constraint_.confrelid = to_regclass(%(name)s) and constraint_.contype = 'f'
 order by constraint_.conrelid::regclass::text, constraint_.conname

@@ -191,7 +191,7 @@ def test_no_update_makes_rows_of_others_refer_to_nothing(
     codes.execute("UPDATE public.t SET place = 99 WHERE id = 1")
     error = failure(codes, target, TABLE)
 
-    assert error.primary.endswith("a foreign key would reset what refers to them")
+    assert error.primary.endswith("a foreign key would change what refers to them")
     assert f"(ON DELETE NO ACTION, ON UPDATE {action})" in error.detail
     assert target.execute("SELECT p FROM public.mine") == [(1,)]
 

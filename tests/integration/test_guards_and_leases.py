@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from extract_load import lease, ledger
+from extract_load.connection import Session
+from extract_load.identifiers import TableName
 from extract_load.report import RunReport
-from tests.support.landing import assert_equal, land, land_one
+from tests.support.landing import assert_equal, land, land_one, session_on
 from tests.support.servers import Database
 from tests.support.tables import FULL, MODES, RAW, XMIN, create_items, leftovers
 
@@ -214,6 +217,24 @@ def test_a_silent_run_loses_its_lease_and_publishes_nothing(
     assert report.status == "failed"
     assert_equal(items, target, FULL)
     assert leftovers(target) == []
+
+
+def test_a_lease_asked_for_again_ends_none_of_the_runs_own_sessions(target: Database) -> None:
+    """The answer to the COMMIT that took it was lost, and its connection with it."""
+    with session_on(target, "target") as maker:
+        ledger.migrate(maker)
+        parameters = maker.parameters
+    name, table = lease.application_name("r1"), TableName("raw_data", "t")
+    first = Session(parameters, "target", name)
+    of_another_table = Session(parameters, "target", name)
+    lease.acquire(first, table, "r1", 0)
+    first.close()
+
+    with Session(parameters, "target", name) as again:
+        lease.acquire(again, table, "r1", 10)
+
+    assert of_another_table.is_alive()
+    of_another_table.close()
 
 
 def test_a_taken_token_fences_the_next_chunk(items: Database, target: Database) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.interrupted import BrokenOffError, broken_off
-from tests.support.landing import assert_equal, land, land_one
+from tests.support.landing import assert_equal, land, land_one, prepared_run
 from tests.support.servers import Database, fresh_database
 from tests.support.tables import FULL, RAW, XMIN, create_items
 
@@ -41,10 +41,13 @@ def flagged(source: Database) -> Database:
 
 
 @BOTH
+@pytest.mark.parametrize(
+    "where", ["a", "(items).a", "to_jsonb(items) ->> 'a' = 'true'"], ids=["name", "field", "row"]
+)
 def test_columns_that_only_custom_where_reads_change_places(
-    mode: dict[str, Any], flagged: Database, target: Database
+    where: str, mode: dict[str, Any], flagged: Database, target: Database
 ) -> None:
-    table = {**mode, **ASKED}
+    table = {**mode, **ASKED, "custom_where": where}
     land_one(flagged, target, table)
     flagged.execute(SWAP)
 
@@ -162,6 +165,120 @@ def test_a_resumed_run_reads_again_what_a_function_decides(
     assert ids(target, RAW) == ids(source, "public.items", "public.is_chosen(id)")
 
 
+@BOTH
+def test_an_extensions_stable_operator_is_no_reason(
+    mode: dict[str, Any], source: Database, target: Database
+) -> None:
+    """As pg_trgm has one of the name of modulo, which depends on a setting and reads no table."""
+    create_items(source, 100)
+    source.execute(
+        "CREATE FUNCTION public.similar(text, text) RETURNS boolean STABLE LANGUAGE sql"
+        " AS 'SELECT $1 = $2';"
+        "CREATE OPERATOR public.% (LEFTARG = text, RIGHTARG = text, FUNCTION = public.similar);"
+        "ALTER EXTENSION plpgsql ADD FUNCTION public.similar(text, text)"
+    )
+    table = {**mode, "custom_where": "id % 2 = 0"}
+    land_one(source, target, table)
+
+    assert not land_one(source, target, table).baseline
+
+
+@BOTH
+def test_a_condition_over_names_of_the_catalog(
+    mode: dict[str, Any], source: Database, target: Database
+) -> None:
+    """A rename moves rows in and out: read as a whole, or refused."""
+    create_items(source, 100)
+    source.execute(
+        "CREATE TABLE public.other (); CREATE TABLE public.another ();"
+        "ALTER TABLE public.items ADD rel oid;"
+        "UPDATE public.items SET rel = CASE WHEN id % 2 = 0 THEN 'public.other'::regclass"
+        " ELSE 'public.another'::regclass END"
+    )
+    where = "rel::regclass::text ~ '(^|[.])other$'"
+    table = {**mode, "custom_where": where}
+    first = land(source, target, table).tables[0].error
+    if mode is XMIN:
+        assert first is not None
+        assert "may not call type regclass in xmin_incremental" in first.primary
+        return
+    source.execute(
+        "ALTER TABLE public.other RENAME TO x; ALTER TABLE public.another RENAME TO other"
+    )
+
+    land_one(source, target, table, allow_deletes=True)
+
+    assert ids(target, RAW) == ids(source, "public.items", where)
+
+
+# ---------------------------------------------------------------- tables that are read besides
+
+REFILL = (
+    "BEGIN; TRUNCATE public.lines;INSERT INTO public.lines SELECT generate_series(1, 500); COMMIT"
+)
+LINES = """
+CREATE TABLE public.lines AS SELECT generate_series(1, 500) AS id;
+CREATE TABLE public.others AS SELECT generate_series(501, 900) AS id;
+CREATE FUNCTION public.is_line(int) RETURNS boolean STABLE PARALLEL SAFE LANGUAGE sql
+    AS 'SELECT EXISTS (SELECT FROM public.lines WHERE id = $1)';
+CREATE VIEW public.shown AS SELECT * FROM public.items WHERE public.is_line(id)
+"""
+IN_LINES = "id IN (SELECT id FROM public.lines)"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"custom_where": IN_LINES},
+        {"custom_where": f"NOT {IN_LINES}"},
+        {"custom_where": "public.is_line(id)"},
+        {"source": "public.shown", "target": RAW, "primary_key": "id"},
+    ],
+    ids=["sub-query", "its opposite", "function", "view"],
+)
+def test_a_table_that_is_read_besides_is_truncated_and_filled(
+    keys: dict[str, Any], source: Database, target: Database
+) -> None:
+    """The snapshot shows it empty, which it never was; counts would agree."""
+    create_items(source, 1000)
+    source.execute(LINES)
+    run = prepared_run(source, target, {**FULL, **SMALL, **keys})
+    source.execute(REFILL)
+
+    (result,) = run.execute().tables
+
+    assert (result.error, result.rows_inserted) == (None, 500)
+    assert result.retries == 1
+    wanted = keys.get("custom_where", IN_LINES)
+    assert ids(target, RAW) == ids(source, "public.items", wanted)
+
+
+@pytest.mark.parametrize(
+    ("ddl", "rows", "retries"),
+    [
+        (
+            "ALTER TABLE public.lines RENAME TO old; ALTER TABLE public.others RENAME TO lines",
+            400,
+            1,
+        ),
+        ("DROP TABLE public.others; ALTER TABLE public.lines ADD more int DEFAULT 1", 500, 0),
+        ("CREATE INDEX ON public.lines (id); REINDEX TABLE public.items; ANALYZE", 500, 0),
+    ],
+    ids=["swapped", "extended", "indexed"],
+)
+def test_a_table_that_is_read_besides_is_altered(
+    ddl: str, rows: int, retries: int, source: Database, target: Database
+) -> None:
+    create_items(source, 1000)
+    source.execute(LINES)
+    run = prepared_run(source, target, {**FULL, **SMALL, "custom_where": IN_LINES})
+    source.execute(ddl)
+
+    (result,) = run.execute().tables
+
+    assert (result.error, result.rows_inserted, result.retries) == (None, rows, retries)
+
+
 # ---------------------------------------------------------------- types within types
 
 NESTED = """
@@ -218,6 +335,35 @@ def test_a_type_within_a_type_is_changed_halfway(
 
     land(source, target, table, after_chunk=change)
     if is_dead:
+        land_one(source, target, table)
+
+    assert_equal(source, target, table)
+
+
+@pytest.mark.parametrize("when", ["between runs", "after a crash", "during the run"])
+@BOTH
+def test_an_attribute_is_dropped_and_added_again(
+    when: str, mode: dict[str, Any], source: Database, target: Database
+) -> None:
+    """(1,2) becomes (1,) in every row, under the same names and types."""
+    table = {**mode, **SMALL}
+    source.execute(
+        "CREATE TYPE public.pair AS (x int, y int);"
+        "CREATE TABLE public.items (id int PRIMARY KEY, v public.pair, pad text);"
+        "INSERT INTO public.items SELECT i, ROW(1, 2)::public.pair, repeat('x', 100)"
+        " FROM generate_series(1, 2000) AS i; ANALYZE public.items"
+    )
+
+    def change(chunks: int) -> None:
+        if chunks == 4 and when != "between runs":
+            source.execute("ALTER TYPE public.pair DROP ATTRIBUTE y, ADD ATTRIBUTE y int")
+            if when == "after a crash":
+                raise BrokenOffError
+
+    land(source, target, table, after_chunk=change)
+    if when == "between runs":
+        source.execute("ALTER TYPE public.pair DROP ATTRIBUTE y, ADD ATTRIBUTE y int")
+    if when != "during the run":
         land_one(source, target, table)
 
     assert_equal(source, target, table)

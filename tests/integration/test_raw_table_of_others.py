@@ -150,6 +150,29 @@ def test_a_raw_table_with_children_is_refused(items: Database, target: Database)
     assert_equal(items, target, TABLE)
 
 
+@pytest.mark.parametrize("mode", ["full", "xmin"])
+def test_a_foreign_key_of_the_raw_table_to_itself_is_refused_where_it_would_cascade(
+    mode: str, source: Database, target: Database
+) -> None:
+    """What follows the change is a landed row, and written with our own transaction."""
+    source.execute(
+        "CREATE TABLE public.items (id int PRIMARY KEY, code text NOT NULL, parent text);"
+        "INSERT INTO public.items VALUES (1, 'A', NULL), (2, 'C', 'A')"
+    )
+    land_one(source, target, MODES[mode])
+    target.execute(
+        f"ALTER TABLE {RAW} ADD UNIQUE (code), ADD FOREIGN KEY (parent) REFERENCES {RAW} (code)"
+        " ON UPDATE CASCADE"
+    )
+    source.execute("UPDATE public.items SET code = 'B' WHERE id = 1")
+
+    error = land(source, target, MODES[mode]).tables[0].error
+
+    assert error is not None
+    assert error.primary.endswith("a foreign key would change what refers to them")
+    assert error.hint == "Drop the foreign key."
+
+
 def test_what_our_own_settings_changed_is_laid_on_nobody(items: Database, target: Database) -> None:
     soft, hard = {**TABLE, "deletes": "soft"}, {**TABLE, "deletes": "hard"}
     land_one(items, target, soft)
