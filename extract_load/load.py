@@ -15,6 +15,7 @@ from extract_load.stream import CopyStats, StreamWatch, move
 from extract_load.table_plan import Publish, TablePlan
 
 _OTHER_ROWS = "the scratch table does not hold the rows that they brought"
+_MANY_ROWS = 100_000
 _EMPTY = "none was done, or a crash of the target emptied unlogged tables"
 
 
@@ -109,6 +110,7 @@ def _drop_key(session: Session, plan: TablePlan) -> None:
             plan.scratch.sql, sql.Identifier(f"{plan.scratch.table}_pkey")
         )
     )
+    session.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(_key_index(plan).sql))
 
 
 def copy_into(
@@ -174,6 +176,8 @@ def finish_scratch(session: Session, load: Load) -> None:
             build_key(session, plan, plan.scratch)
         if plan.publish is not Publish.FIRST_LOAD:
             analyze(session, plan, plan.scratch)
+            if plan.key and plan.is_key_proved and _merges_by_key(session, plan):
+                _index_key(session, plan)
 
 
 def analyze(session: Session, plan: TablePlan, table: TableName) -> None:
@@ -188,6 +192,35 @@ def analyze(session: Session, plan: TablePlan, table: TableName) -> None:
         ),
         doing="analyze the rows",
     )
+
+
+def _merges_by_key(session: Session, plan: TablePlan) -> bool:
+    """Whether an index of the landed keys is worth its sort: many rows, that lie in its order.
+
+    Two indexes that follow their tables are merged page by page; a hash of so many whole rows
+    would go through files. Asked of the statistics that were just taken.
+    """
+    query = (
+        "SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+        "JOIN pg_stats AS s ON (s.schemaname, s.tablename) = (n.nspname, c.relname) "
+        "WHERE c.oid = to_regclass(%(name)s) AND c.reltuples >= %(rows)s "
+        "AND s.attname = %(column)s AND abs(s.correlation) > 0.9"
+    )
+    args = {"name": plan.scratch.regclass, "rows": _MANY_ROWS, "column": plan.key[0]}
+    return bool(session.execute(query, args)[0][0])
+
+
+def _index_key(session: Session, plan: TablePlan) -> None:
+    session.execute(
+        sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} ({})").format(
+            sql.Identifier(_key_index(plan).table), plan.scratch.sql, columns_sql(plan.key)
+        ),
+        doing="index the landed keys",
+    )
+
+
+def _key_index(plan: TablePlan) -> TableName:
+    return TableName(plan.scratch.schema, f"{plan.scratch.table}_key")
 
 
 def build_key(session: Session, plan: TablePlan, table: TableName) -> None:
