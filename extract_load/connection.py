@@ -43,10 +43,17 @@ _PINNED = {
     "lc_monetary": "C",
     "client_encoding": "UTF8",
     "standard_conforming_strings": "on",
+    # How the target reads texts: or a NULL element becomes the word, and XML fragments fail.
+    "array_nulls": "on",
+    "xmloption": "content",
     # Our own SQL names every schema; pg_catalog is always searched first.
     "search_path": "",
     # Fail rather than be shown fewer rows.
     "row_security": "off",
+}
+_SINCE_17 = {
+    # The other limits know what they limit; this one ends every long publish in the same place.
+    "transaction_timeout": "0",
 }
 _LIMITS: dict[Side, dict[str, str]] = {
     "source": {
@@ -237,7 +244,8 @@ class Session:
         """Opens a transaction and pins its settings, in one round trip."""
         asked = (begin, *settings.items())
         if asked not in self._begins:
-            pinned = {**_PINNED, **_LIMITS[self.side], **settings}
+            newer = _SINCE_17 if self._raw.server_version >= 170_000 else {}
+            pinned = {**_PINNED, **newer, **_LIMITS[self.side], **settings}
             query = sql.SQL("{}; {}").format(sql.SQL(begin), set_local(pinned))
             self._begins[asked] = query.as_string(self._raw)
         self.execute(self._begins[asked], doing="begin a transaction")

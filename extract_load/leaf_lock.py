@@ -8,9 +8,12 @@ from psycopg2 import sql
 
 from extract_load.catalog import Leaf
 from extract_load.connection import Session
-from extract_load.errors import SnapshotLost
+from extract_load.errors import SnapshotLost, SourceError
 from extract_load.identifiers import in_double_quotes
 from extract_load.sql import queries
+
+_GONE = ("42P01", "3F000")
+"""No table, or no schema, has that name: a partition was dropped, renamed, moved or split."""
 
 
 def hold_still(reader: Session, leaf: Leaf) -> None:
@@ -27,16 +30,25 @@ def hold_still(reader: Session, leaf: Leaf) -> None:
     steps = [_path(leaf.search_path), _lock(leaf), _stands_at(leaf)]
     if leaf.reads_others:  # in this very process, whose locks tell afterwards what was read
         steps.insert(0, sql.SQL("SET LOCAL max_parallel_workers_per_gather = 0"))
-    oid, file_nodes = reader.execute(
-        sql.SQL("; ").join(steps),
-        doing=f"lock {leaf.name.said} against DDL",
-    )[0]
+    try:
+        oid, file_nodes = reader.execute(
+            sql.SQL("; ").join(steps),
+            doing=f"lock {leaf.name.said} against DDL",
+        )[0]
+    except SourceError as error:
+        if error.sqlstate not in _GONE:
+            raise
+        raise _lost(leaf) from error
     if oid != leaf.oid or file_nodes != [heap.file_node for heap in leaf.heaps]:
-        raise SnapshotLost(
-            f"{leaf.name.said} was truncated or rewritten during the run",
-            "The snapshot no longer shows what the table held. Nothing was published.",
-            "Run again: it takes a new snapshot.",
-        )
+        raise _lost(leaf)
+
+
+def _lost(leaf: Leaf) -> SnapshotLost:
+    return SnapshotLost(
+        f"{leaf.name.said} was truncated, rewritten or replaced during the run",
+        "The snapshot no longer shows what the table held. Nothing was published.",
+        "Run again: it takes a new snapshot.",
+    )
 
 
 def require_unrewritten(reader: Session) -> None:

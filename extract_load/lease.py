@@ -22,7 +22,10 @@ EXPIRY_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 1.0
 _BEAT_LIMIT_SECONDS = 10.0
-_BEAT_LIMITS = {"statement_timeout": "5s", "lock_timeout": "5s"}
+_IDLE = {"idle_in_transaction_session_timeout": "5s"}
+"""For transactions that lock a lease: one whose client stopped in the middle would keep it."""
+BEAT_LIMITS = {"statement_timeout": "5s", "lock_timeout": "5s", **_IDLE}
+_CHANGES_HANDS = {**NOT_DURABLE, **_IDLE}
 
 logger = log.get_logger(__name__)
 
@@ -78,7 +81,7 @@ def _try_to_acquire(session: Session, lease: Lease) -> tuple[str, str] | None:
         "expiry_seconds": EXPIRY_SECONDS,
         "is_pooled": session.is_pooled(),
     }
-    with session.transaction(settings=NOT_DURABLE, doing="take the lease"):
+    with session.transaction(settings=_CHANGES_HANDS, doing="take the lease"):
         if session.execute(queries("ledger")["acquire_lease"], facts):
             return None
         # pg_stat_activity is read once a transaction: a holder that came since would look gone.
@@ -86,13 +89,15 @@ def _try_to_acquire(session: Session, lease: Lease) -> tuple[str, str] | None:
         found = session.execute(queries("ledger")["read_lease"], facts)
         if not found:  # released between the two statements
             return ("unknown", "now")
-        run_id, acquired_at, is_ownerless = found[0]
-        if not is_ownerless:
-            return run_id, acquired_at
-        if run_id != lease.run_id:  # ours, where the answer to the COMMIT that took it was lost
+        run_id, acquired_at, is_ownerless, token = found[0]
+        if run_id == lease.run_id:  # the answer to the COMMIT that took it was lost
+            session.execute(queries("ledger")["end_backend"], {"token": token})
+        elif is_ownerless:
             session.execute(
                 queries("ledger")["end_owner"], {"application_name": application_name(run_id)}
             )
+        else:
+            return run_id, acquired_at
         session.execute(queries("ledger")["take_over_lease"], facts)
         logger.info("lease taken over", extra={"from_run": run_id, "table": lease.target.written})
         return None
@@ -124,7 +129,7 @@ def reclaim(session: Session, lease: Lease) -> None:
     Raises:
         LeaseHeld: If another run took the lease over.
     """
-    with session.transaction(settings=NOT_DURABLE, doing="take the lease again"):
+    with session.transaction(settings=_CHANGES_HANDS, doing="take the lease again"):
         session.execute(queries("ledger")["end_backend"], {"token": lease.token})
         facts = {"token": lease.token, "is_pooled": session.is_pooled()}
         if not session.execute(queries("ledger")["reclaim_lease"], facts):
@@ -133,7 +138,7 @@ def reclaim(session: Session, lease: Lease) -> None:
 
 def release(session: Session, lease: Lease) -> None:
     """Gives a lease back."""
-    with session.transaction(settings=NOT_DURABLE):
+    with session.transaction(settings=_CHANGES_HANDS):
         session.execute(queries("ledger")["release_lease"], {"token": lease.token})
 
 
@@ -187,7 +192,7 @@ class Heartbeat:
                 if session is None:
                     session = Session(parameters, "target", application_name(self._run_id))
                     self._sessions[parameters.conn_id] = session
-                with session.transaction(settings=_BEAT_LIMITS):
+                with session.transaction(settings=BEAT_LIMITS):
                     session.execute(queries("ledger")["beat"], {"run_id": self._run_id})
                 self._answered[parameters.conn_id] = time.monotonic()
             except ExtractLoadError as error:

@@ -35,7 +35,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
 _RETRYABLE_CLASSES = ("08",)
 _RETRYABLE_STATES = frozenset(
-    {"57P01", "57P02", "57P03", "53300", LOCK_NOT_AVAILABLE, "40001", "40P01", "25P03"}
+    {"57P01", "57P02", "57P03", "53300", LOCK_NOT_AVAILABLE, "40001", "40P01", "25P03", "25P04"}
 )
 _REFUSED = {
     "password authentication failed": "Check user and password of the connection.",

@@ -133,7 +133,8 @@ select
         select from pg_stat_activity as activity
         where activity.pid = lease.backend_pid
             and coalesce(activity.backend_start, lease.backend_start) = lease.backend_start
-    ) as is_ownerless
+    ) as is_ownerless,
+    lease.token
 from extract_load.leases as lease
 where lease.target_schema = %(target_schema)s and lease.target_table = %(target_table)s
 for no key update of lease

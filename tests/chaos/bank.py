@@ -116,7 +116,7 @@ def readers(target: Database) -> Iterator[Readers]:
         cursor.execute("COMMIT")
 
     def read(isolation: str) -> None:
-        _again_and_again(target, ended, 0.05, lambda cursor: look(cursor, isolation))
+        _again_and_again(target, ended, 0.1, lambda cursor: look(cursor, isolation))
 
     threads = [
         threading.Thread(target=read, args=(isolation,))

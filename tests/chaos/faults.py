@@ -37,9 +37,25 @@ class Scene:
     start: Callable[[], Process]
     chance: random.Random
 
-    def sleep(self, most: float = 1.6) -> None:
+    def begin(self) -> Process:
+        """Starts a run, and mostly returns when it is at work: a machine may be slow to start it.
+
+        From then on moments are counted.
+        """
+        process = self.start()
+        if self.chance.random() < 0.9:
+            limit = time.monotonic() + LIMIT_SECONDS
+            while process.poll() is None and not self.target.execute(_AT_WORK):
+                assert time.monotonic() < limit, "the run does not begin"
+                time.sleep(0.03)
+        return process
+
+    def sleep(self, most: float = 1.2) -> None:
         """Lets a part of a run happen; a refresh that reads changes is over soon."""
-        time.sleep(0.2 + (most - 0.2) * self.chance.random() ** 2)
+        time.sleep(most * self.chance.random() ** 2)
+
+
+_AT_WORK = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'extract-load%'"
 
 
 Fault = Callable[[Scene], list[Process]]
@@ -48,7 +64,7 @@ Fault = Callable[[Scene], list[Process]]
 
 def client_kill(scene: Scene) -> list[Process]:
     """Kill -9 of the client."""
-    process = scene.start()
+    process = scene.begin()
     scene.sleep()
     process.kill()
     return [process]
@@ -56,7 +72,7 @@ def client_kill(scene: Scene) -> list[Process]:
 
 def client_terminate(scene: Scene) -> list[Process]:
     """SIGTERM, as a scheduler sends it."""
-    process = scene.start()
+    process = scene.begin()
     scene.sleep()
     process.terminate()
     return [process]
@@ -64,7 +80,7 @@ def client_terminate(scene: Scene) -> list[Process]:
 
 def worker_terminate(scene: Scene) -> list[Process]:
     """An administrator ends sessions of the run, on both sides."""
-    process = scene.start()
+    process = scene.begin()
     for _ in range(3):
         scene.sleep(0.6)
         side = scene.chance.choice([scene.source, scene.target])
@@ -86,7 +102,7 @@ def target_restart(scene: Scene) -> list[Process]:
 
 
 def _restarted(scene: Scene, server: EmbeddedServer) -> list[Process]:
-    process = scene.start()
+    process = scene.begin()
     scene.sleep()
     crash(server)
     server.start()
@@ -113,14 +129,14 @@ def commit_answer_lost(scene: Scene) -> list[Process]:
 
 def two_runs(scene: Scene) -> list[Process]:
     """A scheduler starts a second copy."""
-    first = scene.start()
+    first = scene.begin()
     scene.sleep(0.5)
     return [first, scene.start()]
 
 
 def zombie(scene: Scene) -> list[Process]:
     """A client is stopped, its lease expires and is taken over; then it wakes."""
-    first = scene.start()
+    first = scene.begin()
     scene.sleep()
     first.send_signal(signal.SIGSTOP)
     with suppress(psycopg2.errors.UndefinedTable):

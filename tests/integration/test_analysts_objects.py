@@ -327,3 +327,17 @@ def catalog(target: Database) -> list[tuple[Any, ...]]:
         "   'public.one'::regclass, 'public.two', 'public.kept']) AS v)"
         f" FROM pg_class AS c WHERE c.oid = '{RAW}'::regclass"
     )
+
+
+def test_a_limit_on_transactions_ends_no_publish(codes: Database, target: Database) -> None:
+    """A role or a database may have a `transaction_timeout` (17 and later) for its people."""
+    target.execute(
+        "CREATE FUNCTION public.linger() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(0.4); RETURN NULL; END';"
+        f"CREATE TRIGGER linger AFTER UPDATE ON {RAW} EXECUTE FUNCTION public.linger()"
+    )
+    target.execute(f"ALTER DATABASE {target.name} SET transaction_timeout = '200ms'")
+    codes.execute("UPDATE public.t SET name = 'changed'")
+
+    assert land_one(codes, target, TABLE).retries == 0
+    assert_equal(codes, target, TABLE)

@@ -63,14 +63,15 @@ def test_the_servers_own_forms_of_values_do_not_matter(source: Database, target:
             "IntervalStyle": intervals,
             "extra_float_digits": "-5",
             "bytea_output": "escape",
+            "array_nulls": "off",
         }.items():
             database.execute(f"ALTER DATABASE {database.name} SET \"{name}\" = '{value}'")
     source.execute(
         "CREATE TABLE public.t (id int PRIMARY KEY, at timestamptz, day date, span interval,"
-        " ratio float8, bytes bytea, local timestamp, spans interval[]);"
+        " ratio float8, bytes bytea, local timestamp, spans interval[], words text[]);"
         "INSERT INTO public.t VALUES (1, '2026-11-01 01:30:00.000001-04', '2026-02-03',"
         " '-1 mon +2 days 03:04:05.6', 0.1::float8 + 0.2, '\\x00ff5c', '2026-11-01 01:30',"
-        " '{1 day,-2 mons}')"
+        " '{1 day,-2 mons}', '{x,NULL,\"NULL\"}')"
     )
     for mode in ("full_sync", "xmin_incremental"):
         table = {**TABLE, "sync_mode": mode}

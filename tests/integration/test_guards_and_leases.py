@@ -8,6 +8,7 @@ from extract_load import lease, ledger
 from extract_load.connection import Session
 from extract_load.identifiers import TableName
 from extract_load.report import RunReport
+from extract_load.sql import queries
 from tests.support.landing import assert_equal, land, land_one, session_on
 from tests.support.servers import Database
 from tests.support.tables import FULL, MODES, RAW, XMIN, create_items, leftovers
@@ -235,6 +236,41 @@ def test_a_lease_asked_for_again_ends_none_of_the_runs_own_sessions(target: Data
 
     assert of_another_table.is_alive()
     of_another_table.close()
+
+
+def test_a_run_does_not_wait_for_its_own_lease(target: Database) -> None:
+    """The answer to the COMMIT that took it was lost; the server does not know yet."""
+    with session_on(target, "target") as maker:
+        ledger.migrate(maker)
+        parameters = maker.parameters
+    table = TableName("raw_data", "t")
+    first = Session(parameters, "target")
+    lease.acquire(first, table, "r1", 0)
+
+    with Session(parameters, "target") as again:
+        lease.acquire(again, table, "r1", 0)
+
+    assert not first.is_alive()
+
+
+def test_a_client_that_stops_in_the_middle_of_a_beat_loses_its_lease(
+    target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with session_on(target, "target") as maker:
+        ledger.migrate(maker)
+        parameters = maker.parameters
+    table = TableName("raw_data", "t")
+    monkeypatch.setattr(lease, "EXPIRY_SECONDS", 0.0)
+    stopped = Session(parameters, "target", lease.application_name("r1"))
+    lease.acquire(stopped, table, "r1", 0)
+    stopped.begin(settings={**lease.BEAT_LIMITS, "idle_in_transaction_session_timeout": "1s"})
+    stopped.execute(queries("ledger")["beat"], {"run_id": "r1"})
+
+    with Session(parameters, "target", lease.application_name("r2")) as other:
+        lease.acquire(other, table, "r2", 0)
+
+    assert lease.BEAT_LIMITS["idle_in_transaction_session_timeout"] == "5s"
+    assert not stopped.is_alive()
 
 
 def test_a_taken_token_fences_the_next_chunk(items: Database, target: Database) -> None:

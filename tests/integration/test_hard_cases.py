@@ -443,7 +443,7 @@ def test_a_lease_that_was_taken_since_is_not_taken_for_ownerless(
         with Session(where, "target", "extract-load b") as b:
             lease.acquire(b, name, "b", 0)
             c.execute("SELECT pg_stat_clear_snapshot()")
-            ((run_id, _, is_ownerless),) = c.execute(queries("ledger")["read_lease"], facts)
+            ((run_id, _, is_ownerless, _),) = c.execute(queries("ledger")["read_lease"], facts)
             c.roll_back()
             assert (run_id, is_ownerless) == ("b", False)
             with pytest.raises(LeaseHeld):

@@ -220,10 +220,33 @@ def test_a_truncated_leaf_needs_another_snapshot(
 
     if not max_retries:
         assert isinstance(result.error, SnapshotLost)
-        assert 'events_02_odd" was truncated or rewritten during the run' in result.error.primary
+        assert result.error.primary.endswith(
+            'events_02_odd" was truncated, rewritten or replaced during the run'
+        )
         result = land_one(events, target, table)
         assert result.chunks_resumed > 0
     assert (result.error, result.retries) == (None, 1 if max_retries else 0)
+    assert_same_rows(events, target)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE public.events_02_odd",
+        "ALTER TABLE public.events_02_odd RENAME TO events_old",
+        "CREATE SCHEMA old; ALTER TABLE public.events_02_odd SET SCHEMA old",
+    ],
+)
+def test_a_leaf_that_is_dropped_or_renamed_needs_another_snapshot(
+    events: Database, target: Database, change: str
+) -> None:
+    def take_away(done: int) -> None:
+        if done == 1:
+            events.execute(change)
+
+    (result,) = land(events, target, FULL, after_chunk=take_away).tables
+
+    assert (result.error, result.retries) == (None, 1)
     assert_same_rows(events, target)
 
 
@@ -321,7 +344,10 @@ def test_a_view_over_rewritten_tables_ends_the_run(source: Database, target: Dat
 
     (result,) = land(source, target, table, after_chunk=truncate).tables
     assert isinstance(result.error, SnapshotLost)
-    assert result.error.primary == '"public.outer_view" was truncated or rewritten during the run'
+    assert (
+        result.error.primary
+        == '"public.outer_view" was truncated, rewritten or replaced during the run'
+    )
 
 
 def test_a_view_with_another_query_is_read_whole(source: Database, target: Database) -> None:
