@@ -81,7 +81,7 @@ def apply_difference(
     if new:
         insert = insert_new if plan.key else insert_missing
         with _explained(plan):
-            inserted, late_inserted = _changed(session, insert(plan, loaded_at), late)
+            inserted, late_inserted = _changed(session, plan, insert(plan, loaded_at), late)
     with _explained(plan):  # now, not at COMMIT, where nobody could tell what they are about
         session.execute("SET CONSTRAINTS ALL IMMEDIATE", doing="check deferred constraints")
     return Applied(inserted, updated, deleted, late_updated + late_inserted, removed)
@@ -123,7 +123,7 @@ def _delete(
 
 def _deleted(session: Session, plan: TablePlan, statement: sql.Composable) -> int:
     with _explained(plan):
-        return session.change(statement, doing="delete gone rows")
+        return session.change(statement, doing=f"delete gone rows of {plan.settings.target.said}")
 
 
 def _refuse_spreading(session: Session, plan: TablePlan) -> None:
@@ -159,7 +159,7 @@ def _count_new(session: Session, plan: TablePlan) -> int:
     meet each of them twice (half a million rows: 1.0 s, this 0.3 s).
     """
     query = count_new(plan, EVERY_ROW)
-    return int(session.execute(query, doing="count new rows")[0][0])
+    return int(session.execute(query, doing=f"compare with {plan.settings.target.said}")[0][0])
 
 
 def _update(
@@ -175,7 +175,7 @@ def _update(
     session.execute("SAVEPOINT in_place")
     try:
         with _explained(plan, but=_CONFLICTS):
-            return _changed(session, update_different(plan, raw, loaded_at), late)
+            return _changed(session, plan, update_different(plan, raw, loaded_at), late)
     except TargetError as error:
         if error.sqlstate not in _CONFLICTS:
             raise
@@ -203,7 +203,7 @@ def _refuse_resets(session: Session, plan: TablePlan, keys: tuple[ForeignKey, ..
             same_key(plan, "t", "s"),
             differs_in(names),
         )
-        if session.execute(query)[0][0]:
+        if session.execute(query, doing=f"compare with {plan.settings.target.said}")[0][0]:
             raise TargetError(
                 f"{_where(plan)} has values that changed, and a foreign key would change what "
                 "refers to them",
@@ -222,8 +222,8 @@ def _take_out_and_in(
     beside = TableName(SCRATCH_SCHEMA, f"{plan.scratch.table}_changed")
     session.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(beside.sql))
     session.execute(sql.SQL("CREATE UNLOGGED TABLE {} (LIKE {})").format(beside.sql, raw.sql))
-    session.change(move_different(plan, beside), doing="take out changed rows")
-    changed = _changed(session, update_different(plan, beside, loaded_at), late)
+    session.change(move_different(plan, beside), doing=f"take changed rows out of {raw.said}")
+    changed = _changed(session, plan, update_different(plan, beside, loaded_at), late)
     oid = session.execute("SELECT %(name)s::regclass::oid::bigint", {"name": raw.regclass})[0][0]
     columns = read_columns(session, [oid], f"read the catalog about {raw.said}")[oid]
     names = columns_sql(column.name for column in columns if not column.is_generated)
@@ -231,7 +231,7 @@ def _take_out_and_in(
         raw.sql, names, names, beside.sql
     )
     with _explained(plan):
-        session.change(back, doing="put changed rows back")
+        session.change(back, doing=f"put changed rows back into {raw.said}")
     session.execute(sql.SQL("DROP TABLE {}").format(beside.sql))
     return changed
 
@@ -262,10 +262,10 @@ def _explained(plan: TablePlan, but: tuple[str, ...] = ()) -> Iterator[None]:
 
 
 def _changed(
-    session: Session, statement: sql.Composable, late: sql.Composable | None
+    session: Session, plan: TablePlan, statement: sql.Composable, late: sql.Composable | None
 ) -> tuple[int, int]:
     """How many rows a statement changed, and how many of them were late."""
-    doing = "apply the difference"
+    doing = f"apply the difference to {plan.settings.target.said}"
     if late is None:
         return session.change(statement, doing=doing), 0
     counted = sql.SQL(

@@ -117,7 +117,7 @@ class Checkpoints:
             sql.SQL(", ").join(map(sql.Identifier, facts)),
             sql.SQL(", ").join(map(sql.Literal, facts.values())),
         )
-        return bool(session.execute(query))
+        return bool(session.execute(query, doing=f"claim {covers} for {self.target.said}"))
 
     def complete(self, session: Session, chunk: int, *, rows: int, bytes_: int) -> None:
         """Writes what a claimed chunk brought."""
@@ -126,7 +126,8 @@ class Checkpoints:
                 "UPDATE {} SET rows = {}, bytes = {}, loaded_at = clock_timestamp() WHERE {}"
             ).format(
                 self.table.sql, sql.Literal(rows), sql.Literal(bytes_), _of(self.target, [chunk])
-            )
+            ),
+            doing=f"write a checkpoint of {self.target.said}",
         )
 
     def read(self, session: Session) -> list[Checkpoint]:
@@ -134,7 +135,8 @@ class Checkpoints:
         rows = session.execute(
             sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY chunk").format(
                 sql.SQL(_READ), self.table.sql, _of(self.target)
-            )
+            ),
+            doing=f"read the checkpoints of {self.target.said}",
         )
         return [_checkpoint(row) for row in rows]
 
@@ -153,7 +155,8 @@ class Checkpoints:
     def delete(self, session: Session, chunks: Sequence[int]) -> None:
         """Deletes checkpoints, not their rows."""
         session.execute(
-            sql.SQL("DELETE FROM {} WHERE {}").format(self.table.sql, _of(self.target, chunks))
+            sql.SQL("DELETE FROM {} WHERE {}").format(self.table.sql, _of(self.target, chunks)),
+            doing=f"delete checkpoints of {self.target.said}",
         )
 
     def move_here(self, session: Session) -> None:
@@ -165,7 +168,8 @@ class Checkpoints:
                 sql.Literal(self.snapshot.xmin),
                 sql.Literal(self.snapshot.lsn),
                 _of(self.target),
-            )
+            ),
+            doing=f"move the checkpoints of {self.target.said}",
         )
 
 
@@ -173,7 +177,10 @@ def forget(session: Session, target: TableName) -> None:
     """Deletes the checkpoints of every run on a raw table, wherever they stand."""
     for schema in (SCHEMA, SCRATCH_SCHEMA):
         session.execute(
-            sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(schema, "chunks"), _of(target))
+            sql.SQL("DELETE FROM {} WHERE {}").format(
+                sql.Identifier(schema, "chunks"), _of(target)
+            ),
+            doing=f"forget the checkpoints of {target.said}",
         )
 
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 
-from extract_load import log
+from extract_load import lease, log
 from extract_load.chunk_copy import load_chunk, member_of, read_text
 from extract_load.chunking import Chunk
-from extract_load.connection import Session
+from extract_load.connection import ServerTransaction, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import ExtractLoadError, LockYielded, SnapshotLost, Yielded
 from extract_load.load import Load
@@ -93,6 +93,7 @@ class ChunkLoading:
         self._target = target
         self._counts = counts
         self._progress = progress
+        self._lost: set[ServerTransaction] = set()
 
     def load(self, source: SourceSnapshot, load: Load, chunks: Sequence[Chunk]) -> None:
         """Loads every chunk, `parallel_workers` at a time; the first error stops the rest.
@@ -116,6 +117,18 @@ class ChunkLoading:
                 pool.shutdown(wait=True, cancel_futures=True)
             for future in done:
                 future.result()
+
+    def end_lost(self, session: Session) -> None:
+        """Ends what goes on of chunks that failed: nobody told a server that its client is gone.
+
+        Whoever loads such a chunk again, drops the scratch table, or takes the lease would wait.
+
+        Args:
+            session: To the target, outside a transaction.
+        """
+        for lost in tuple(self._lost):
+            lease.end_transaction(session, lost)
+            self._lost.discard(lost)
 
     @contextmanager
     def _meeting(self, load: Load, chunks: Sequence[Chunk]) -> Iterator[None]:
@@ -168,8 +181,11 @@ class ChunkLoading:
         """A session to the target for one chunk; one that failed is not used again."""
         session = self._registry.borrow(self._target)
         try:
+            self.end_lost(session)
             yield session
         except BaseException:
+            if session.held_in is not None:
+                self._lost.add(session.held_in)
             self._registry.close(session)
             raise
         self._registry.give_back(session)

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import psycopg2
@@ -81,6 +82,17 @@ MERGES = {"random_page_cost": "1.1"}
 By its default of 4 the whole table is read (20 000 rows into a million: 1.25 s, so 0.6 s)."""
 
 
+@dataclass(frozen=True)
+class ServerTransaction:
+    """A transaction as its server knows it."""
+
+    pid: int
+    """The backend that runs it."""
+    backend_start: str
+    """When that began: process ids come again."""
+    xid: str
+
+
 class Session:
     """One connection to one server.
 
@@ -114,6 +126,8 @@ class Session:
         self._answers: dict[Callable[[Session], Any], Any] = {}
         self._begins: dict[Hashable, str] = {}
         """Texts of transactions it has begun: to write one takes as long as to send it."""
+        self.held_in: ServerTransaction | None = None
+        """The last transaction that held a lease; it may go on where the connection is lost."""
         self._raw = attempt(self._connect, attempts=attempts)
         self._raw.autocommit = True
 

@@ -129,10 +129,11 @@ def _differing_buckets(
         kept = sql.SQL("{} AS t WHERE {} AND {}").format(
             plan.settings.target.sql, is_live(plan, "t"), _not_in_scratch(plan)
         )
+        comparing = f"compare the keys of {plan.settings.target.said}"
         with session.transaction(READ_CONSISTENT):
             for alias, rows in (("s", landed), ("t", kept)):
                 digest = key_digest(raw_values(plan, plan.key, alias))
-                add_sums(session.execute(buckets.sums(rows, digest), doing=doing), sums)
+                add_sums(session.execute(buckets.sums(rows, digest), doing=comparing), sums)
         return sums
 
     return replace(buckets, chosen=differing_buckets(*at_once(of_source, of_target)))
@@ -164,10 +165,9 @@ def _land_keys(session: Session, source: SourceSnapshot, load: Load, among: sql.
 
 def count_live(session: Session, plan: TablePlan) -> int:
     """Returns how many rows of the raw table are not soft-deleted."""
-    query = sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(
-        plan.settings.target.sql, is_live(plan, "t")
-    )
-    return int(session.execute(query)[0][0])
+    raw = plan.settings.target
+    query = sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(raw.sql, is_live(plan, "t"))
+    return int(session.execute(query, doing=f"count the rows of {raw.said}")[0][0])
 
 
 def guard(plan: TablePlan, *, source_rows: int, live_rows: int, gone_rows: int) -> None:
@@ -197,7 +197,8 @@ def guard(plan: TablePlan, *, source_rows: int, live_rows: int, gone_rows: int) 
 
 def _count_new(session: Session, plan: TablePlan) -> int:
     """Scratch rows whose key no live raw row has."""
-    return int(session.execute(count_new(plan, is_live(plan, "t")))[0][0])
+    query, doing = count_new(plan, is_live(plan, "t")), f"compare with {plan.settings.target.said}"
+    return int(session.execute(query, doing=doing)[0][0])
 
 
 def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evidence:
@@ -254,4 +255,4 @@ def _missing_keys(session: Session, load: Load) -> list[tuple[str, ...]]:
         live=is_live(plan, "t"),
         limit=sql.Literal(_KEYS_PER_QUERY),
     )
-    return session.execute(query, doing="find missing rows")
+    return session.execute(query, doing=f"find rows missing in {plan.settings.target.said}")

@@ -18,7 +18,7 @@ from extract_load.errors import (
     TargetUnavailable,
 )
 from extract_load.load import Load
-from extract_load.raw_table import read_lock_holders
+from extract_load.raw_table import lock_holders_said
 from extract_load.retry import LOCK_NOT_AVAILABLE
 from extract_load.schema_change import plan_schema_change
 from extract_load.schema_difference import Sides
@@ -163,12 +163,10 @@ def _in_a_moment(session: Session, load: Load, alter: Callable[[], object]) -> N
 
 
 def _busy(session: Session, load: Load, tries: int, seconds: float) -> TargetUnavailable:
-    with session.transaction():
-        holders = ", ".join(read_lock_holders(session, load.target)) or "nobody any more"
     error = TargetUnavailable(
         f'"{load.target}" in target "{session.parameters.conn_id}" was never free to be altered',
         f"It was asked for {tries} times within {seconds:.0f} s, {LOCK_TIMEOUT_MS} ms each, since "
-        f"readers queue behind. Holding it now: {holders}. Nothing was changed.",
+        f"readers queue behind. {lock_holders_said(session, load.target)} Nothing was changed.",
         "Run again when these sessions have ended.",
     )
     error.sqlstate = LOCK_NOT_AVAILABLE

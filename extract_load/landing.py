@@ -34,6 +34,7 @@ from extract_load.evolution import evolve, follow_up
 from extract_load.load import Load, finish_scratch, prepare
 from extract_load.look import look_and_plan, read_target_state
 from extract_load.publish import Publication, publish
+from extract_load.raw_table import naming_lock_holders
 from extract_load.repair import repair
 from extract_load.resume import Resumed, remaining, why_not_repaired
 from extract_load.retry import Patience, attempt
@@ -149,7 +150,7 @@ class Landing:
         try:
             return self._land(held, options, loading)
         finally:
-            self._release(held)
+            self._release(held, loading)
 
     def _acquire(self, wait_seconds: float) -> Callable[[Session], lease.Lease]:
         def acquire(session: Session) -> lease.Lease:
@@ -186,8 +187,9 @@ class Landing:
         while True:
             chunks = self.counts.chunks
             try:
-                self._recover(held)
-                return self._pass(held, options, loading)
+                self._recover(held, loading)
+                with naming_lock_holders(self.session, self._table.target):
+                    return self._pass(held, options, loading)
             except RawTableTouched as error:  # once: the next pass relies on no row
                 logger.warning("reads every row", extra={"why": error.primary})
                 self._distrusted = error.detail.rstrip(".")
@@ -219,11 +221,14 @@ class Landing:
             f"Set snapshot_max_age to {duration_text(2 * age)} or more, or lower batch_size.",
         )
 
-    def _recover(self, held: lease.Lease) -> None:
+    def _recover(self, held: lease.Lease, loading: ChunkLoading) -> None:
         """Takes another session or snapshot in the place of one that is gone."""
-        if not self.session.is_alive():
+        is_lost = not self.session.is_alive()
+        if is_lost:
             self._registry.close(self.session)
             self.session = self._registry.open(self._target, "target")
+        loading.end_lost(self.session)
+        if is_lost:
             lease.reclaim(self.session, held)
         if self._distrusted is not None:  # by the next run too, if this one is killed
             with self.session.transaction():
@@ -352,9 +357,10 @@ class Landing:
         )
         return publication
 
-    def _release(self, held: lease.Lease) -> None:
+    def _release(self, held: lease.Lease, loading: ChunkLoading) -> None:
         """Gives the lease back; where the connection is lost it ends with its backend."""
         try:
+            loading.end_lost(self.session)
             lease.release(self.session, held)
         except ExtractLoadError as error:
             logger.warning("lease not given back", extra={"why": error.primary})

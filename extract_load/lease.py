@@ -7,11 +7,11 @@ transaction-pooling PgBouncer another client would be given the same one.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from uuid import uuid4
 
 from extract_load import log
-from extract_load.connection import NOT_DURABLE, Session
+from extract_load.connection import NOT_DURABLE, ServerTransaction, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import ExtractLoadError, LeaseHeld
 from extract_load.identifiers import TableName
@@ -109,8 +109,17 @@ def hold(session: Session, lease: Lease) -> None:
     Raises:
         LeaseHeld: If somebody did before.
     """
-    if not session.execute(queries("ledger")["hold_lease"], {"token": lease.token}):
+    doing = f"hold the lease of {lease.target.said}"
+    found = session.execute(queries("ledger")["hold_lease"], {"token": lease.token}, doing)
+    if not found:
         raise _taken_over(lease)
+    session.held_in = ServerTransaction(*found[0])
+
+
+def end_transaction(session: Session, lost: ServerTransaction) -> None:
+    """Ends a transaction whose connection is lost, if the server does not know that yet."""
+    with session.transaction(settings=NOT_DURABLE):
+        session.execute(queries("ledger")["end_transaction"], asdict(lost))
 
 
 def _taken_over(lease: Lease) -> LeaseHeld:

@@ -234,7 +234,8 @@ def build_key(session: Session, plan: TablePlan, table: TableName) -> None:
 def count_scratch(session: Session, plan: TablePlan) -> int:
     """Returns how many rows are landed."""
     query = sql.SQL("SELECT count(*) FROM {}").format(plan.scratch.sql)
-    return int(session.execute(query)[0][0])
+    doing = f"count what is landed for {plan.settings.target.said}"
+    return int(session.execute(query, doing=doing)[0][0])
 
 
 def drop_scratch(session: Session, load: Load) -> None:

@@ -306,7 +306,8 @@ def _loaded_at(session: Session, plan: TablePlan) -> str:
         newest = sql.SQL(
             "SELECT max({name}) FILTER (WHERE isfinite({name}))::text FROM {raw}"
         ).format(name=sql.Identifier(LOADED_AT), raw=plan.settings.target.sql)
-        last = session.execute(newest)[0][0]
+        doing = f"find the newest {LOADED_AT} of {plan.settings.target.said}"
+        last = session.execute(newest, doing=doing)[0][0]
     query = "SELECT greatest(clock_timestamp(), %(last)s::timestamptz + interval '1 microsecond')"
     return str(session.execute(f"{query}::text", {"last": last or "-infinity"})[0][0])
 

@@ -1,10 +1,13 @@
 """What a target's catalog says about a raw table beyond its columns: its readers, its hurdles."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from extract_load.connection import Session
+from extract_load.errors import ExtractLoadError, TargetUnavailable
 from extract_load.identifiers import TableName
+from extract_load.retry import LOCK_NOT_AVAILABLE
 from extract_load.sql import queries
 
 
@@ -124,8 +127,30 @@ def read_foreign_keys(session: Session, name: TableName) -> tuple[ForeignKey, ..
     return tuple(ForeignKey(*row) for row in rows)
 
 
-def read_lock_holders(session: Session, name: TableName) -> tuple[str, ...]:
-    """Returns the sessions that hold a lock on a table, for people."""
+def lock_holders_said(session: Session, name: TableName) -> str:
+    """Returns which sessions hold a lock on a table, as a sentence."""
     asked = {"name": name.regclass}
-    rows = session.execute(queries("raw_table")["lock_holders"], asked, "ask who holds a lock")
-    return tuple(holder for (holder,) in rows)
+    with session.transaction():
+        rows = session.execute(queries("raw_table")["lock_holders"], asked, "ask who holds a lock")
+    return f"{_holding(name)}: {', '.join(holder for (holder,) in rows) or 'nobody any more'}."
+
+
+@contextmanager
+def naming_lock_holders(session: Session, name: TableName) -> Iterator[None]:
+    """Lets the error of who waited for a lock too long say who holds one on a raw table.
+
+    Args:
+        session: To the target, outside a transaction by then.
+        name: The table.
+    """
+    try:
+        yield
+    except TargetUnavailable as error:
+        if error.sqlstate == LOCK_NOT_AVAILABLE and _holding(name) not in error.detail:
+            with suppress(ExtractLoadError):
+                error.detail += f". {lock_holders_said(session, name)}"
+        raise
+
+
+def _holding(name: TableName) -> str:
+    return f"Holding {name.said} now"

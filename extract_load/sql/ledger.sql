@@ -185,7 +185,23 @@ returning lease.token
 
 -- name: hold_lease
 -- The fence: while this row lock stands nobody can take the lease over.
-select token from extract_load.leases where token = %(token)s for key share
+-- It tells which transaction of which backend holds it: a lost connection cannot be asked any more,
+-- and through a pooler another backend runs the transaction than was told at login.
+select
+    pg_backend_pid(),
+    (select backend_start::text from pg_stat_activity where pid = pg_backend_pid()),
+    pg_current_xact_id()::xid::text
+from extract_load.leases
+where token = %(token)s
+for key share
+
+-- name: end_transaction
+-- A backend, if it is the same and still in the same transaction: a pooler gives it to others.
+select pg_terminate_backend(pid)
+from pg_stat_activity
+where pid = %(pid)s
+    and backend_start = %(backend_start)s::timestamptz
+    and backend_xid = %(xid)s::xid
 
 -- name: beat
 update extract_load.leases set heartbeat_at = clock_timestamp() where run_id = %(run_id)s

@@ -172,12 +172,12 @@ order by constraint_.conrelid::regclass::text, constraint_.conname
 -- name: lock_holders
 -- Sessions that hold a lock on a table, for people.
 select coalesce(nullif(activity.application_name, ''), activity.backend_type, 'a session')
-    || ' (pid ' || held.pid || ', ' || string_agg(distinct held.mode, ', ') || ')'
+    || ' (pid ' || held.pid || coalesce(', user ' || activity.usename, '') || ', ' || string_agg(distinct held.mode, ', ') || ')'
 from pg_locks as held
 left join pg_stat_activity as activity on activity.pid = held.pid
 where held.locktype = 'relation' and held.granted
     and held.database = (select oid from pg_database where datname = current_database())
     and held.relation = to_regclass(%(name)s)
     and held.pid <> pg_backend_pid()
-group by held.pid, activity.application_name, activity.backend_type
+group by held.pid, activity.usename, activity.application_name, activity.backend_type
 order by 1

@@ -26,10 +26,14 @@ class Wire:
     """After so many bytes from the server all connections are cut, once."""
     lose_commit: int | None = None
     """The number of the COMMIT whose answer is lost: it arrives, and the connection is cut."""
+    hole_after: int | None = None
+    """After so many bytes to the server on one connection nothing of it is forwarded any more,
+    once: neither side ever hears that the other has gone."""
     to_server_per_second: float | None = None
     """How many bytes go to the server in a second, on each connection."""
     from_server: int = 0
     commits: int = 0
+    holes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     open: set[socket.socket] = field(default_factory=set)
 
@@ -53,6 +57,14 @@ class Wire:
             self.silent.set()
         if is_cut:
             self.cut()
+
+    def swallows(self, sent: int) -> bool:
+        """Whether a connection that has sent so much is a black hole from now on."""
+        with self.lock:
+            is_hole = self.hole_after is not None and sent >= self.hole_after
+            self.hole_after = None if is_hole else self.hole_after
+            self.holes += is_hole
+        return is_hole
 
     def is_lost(self, data: bytes) -> bool:
         """Whether the answer to what a client sends gets lost."""
@@ -105,6 +117,7 @@ def _accept(
 def _pump(client: socket.socket, server: socket.socket, wire: Wire, ended: threading.Event) -> None:
     """Forwards both ways until one side ends."""
     drops_answers = False
+    sent = 0
     with suppress(OSError):
         while not ended.is_set():
             if wire.silent.is_set():
@@ -114,6 +127,10 @@ def _pump(client: socket.socket, server: socket.socket, wire: Wire, ended: threa
             if client in ready:
                 data = client.recv(_BLOCK)
                 if not data:
+                    break
+                sent += len(data)
+                if wire.swallows(sent):
+                    ended.wait()
                     break
                 drops_answers = drops_answers or wire.is_lost(data)
                 if wire.to_server_per_second is not None:
