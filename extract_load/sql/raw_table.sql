@@ -172,7 +172,8 @@ order by constraint_.conrelid::regclass::text, constraint_.conname
 -- name: lock_holders
 -- Sessions that hold a lock on a table, for people.
 select coalesce(nullif(activity.application_name, ''), activity.backend_type, 'a session')
-    || ' (pid ' || held.pid || coalesce(', user ' || activity.usename, '') || ', ' || string_agg(distinct held.mode, ', ') || ')'
+    || ' (pid ' || held.pid || coalesce(', user ' || activity.usename, '') || ', '
+    || string_agg(distinct held.mode, ', ') || ')'
 from pg_locks as held
 left join pg_stat_activity as activity on activity.pid = held.pid
 where held.locktype = 'relation' and held.granted
