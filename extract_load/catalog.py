@@ -154,7 +154,7 @@ class Leaf:
     search_path: tuple[str, ...] = DEFAULT_SEARCH_PATH
     """Where a custom_where over it finds its functions and operators."""
     is_filtered_by_others: bool = False
-    """Whether a custom_where over it may read other tables."""
+    """Whether a custom_where over it may read other tables, or ask for the time."""
 
     @property
     def has_row_versions(self) -> bool:
@@ -163,8 +163,11 @@ class Leaf:
 
     @property
     def reads_others(self) -> bool:
-        """Whether reading it may read tables that are not its heaps, as a view's functions do."""
-        return self.is_filtered_by_others or not self.has_row_versions
+        """Whether reading it may read tables that are not its heaps, as a view's functions do.
+
+        Or ask for the time: then one session reads all of it. A materialized view does neither.
+        """
+        return self.is_filtered_by_others or self.kind in "vf"
 
     @property
     def shows_xmin(self) -> bool:

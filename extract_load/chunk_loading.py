@@ -102,7 +102,7 @@ class ChunkLoading:
             SnapshotLost: If the snapshot no longer shows what it did; repeating would not help.
             ExtractLoadError: Whatever a chunk ended with after all its attempts.
         """
-        workers = max(1, min(load.plan.settings.parallel_workers, len(chunks)))
+        workers = max(1, min(load.plan.settings.parallel_workers, _readable_at_once(chunks)))
         with (
             self._meeting(load, chunks),
             ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool,
@@ -189,6 +189,12 @@ class ChunkLoading:
             self._registry.close(session)
             raise
         self._registry.give_back(session)
+
+
+def _readable_at_once(chunks: Sequence[Chunk]) -> int:
+    """How many chunks can be read at a time: those that may ask for the time go one by one."""
+    one_by_one = sum(chunk.leaf.reads_others for chunk in chunks)
+    return len(chunks) - max(one_by_one - 1, 0)
 
 
 def _yielding(once: Callable[[], CopyStats | None]) -> CopyStats | None:

@@ -52,7 +52,7 @@ def plan_in(
         where = at_moment(table.custom_where, source.cut.cut_at)
         where = judge_predicate(source, where, table, schema)
         table = replace(table, custom_where=where)
-        leaves = tuple(replace(leaf, is_filtered_by_others=where.may_move_alone) for leaf in leaves)
+        leaves = tuple(replace(leaf, is_filtered_by_others=where.reads_more) for leaf in leaves)
         schema = replace(schema, leaves=leaves)
     if asked.since is not None and table.sync_mode is SyncMode.INCREMENTAL_SYNC:
         with source.reader() as reader:

@@ -270,6 +270,8 @@ def _warnings(
     found += cursor_notes(settings, source, cut)
     if settings.follows_deletes is Deletes.IGNORE:
         found.append("deletes: not followed")
+    if settings.chunk_mode and any(leaf.is_filtered_by_others for leaf in source.leaves):
+        found.append("custom_where may ask for the time: chunks are read one after the other")
     if source.children:
         found.append(f"not its rows, but tables of their own: {', '.join(source.children)}")
     return tuple(found)

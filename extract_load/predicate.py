@@ -39,6 +39,8 @@ class Predicate:
     may_move_alone: bool = False
     """Whether a row may enter or leave it without being written, as far as is known: what it
     calls is looked up in the source."""
+    reads_more: bool = False
+    """Whether its sub-queries, or what it calls, may read tables or ask for the time."""
 
     def __str__(self) -> str:
         return self.written
@@ -100,6 +102,7 @@ def parse_predicate(written: str) -> Predicate:
         written=written,
         reads_clock=reads_clock,
         may_move_alone=reads_tables or reads_clock,
+        reads_more=reads_tables,
     )
 
 

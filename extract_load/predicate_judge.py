@@ -75,7 +75,9 @@ def judge_predicate(
             "It may read tables, or the catalog: rows would enter unseen. Nothing was read.",
             "Declare a function IMMUTABLE if nothing but its arguments decides, or use full_sync.",
         )
-    return replace(where, may_move_alone=where.may_move_alone or bool(stable))
+    if not stable:
+        return where
+    return replace(where, may_move_alone=True, reads_more=True)
 
 
 def _refusal(name: TableName, call: str, why: str) -> SourceError:

@@ -35,6 +35,7 @@ from extract_load.identifiers import TableName
 from extract_load.leaf_lock import hold_still, require_unrewritten
 from extract_load.masking import SALT_SETTING
 from extract_load.observer import Observer
+from extract_load.one_clock import OneClock
 from extract_load.open_transactions import read_open_transactions
 from extract_load.retry import QUERY_CANCELED
 from extract_load.sessions import SessionRegistry
@@ -92,7 +93,9 @@ class SourceSnapshot:
             open_unknown=open_transactions.why_unknown,
         )
         self.mark = SnapshotMark(str(uuid4()), cut.xmin, cut.lsn)
-        self._slots = threading.Semaphore(governor.run.source_max_connections - _NOT_READERS)
+        readers = governor.run.source_max_connections - _NOT_READERS
+        self._slots = threading.Semaphore(readers)
+        self._clock = OneClock(self._slots, self._any_session, is_only=readers == 1)
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._busy: dict[Session, int] = {}
         self._yielding: set[Session] = set()
@@ -157,35 +160,41 @@ class SourceSnapshot:
     # ------------------------------------------------------------ reading
 
     @contextmanager
-    def reader(self) -> Iterator[Session]:
+    def reader(self, *, by_one_clock: bool = False) -> Iterator[Session]:
         """Yields a session in the snapshot; waits while all connections are in use.
 
         A session whose block raised is closed, the next caller gets a new one.
 
+        Args:
+            by_one_clock: Whether it has to be the session whose `now()` counts.
+
         Raises:
-            SnapshotLost: If the snapshot has ended, or reached its age.
+            SnapshotLost: If the snapshot has ended, or reached its age, or that session is lost.
             LockYielded: If the block was ended because somebody waited for its lock.
         """
-        with self._slots:
+        with self._clock.turn if by_one_clock else self._slots:
             self._require_young()
-            session = self._idle_session() or self._new_session()
+            session = self._clock.reader() if by_one_clock else self._any_session()
             try:
                 yield session
             except SourceError as error:
-                self._registry.close(session)
+                if not self._clock.goes_on(session):
+                    self._drop(session)
                 raise self._explained(session, error) from error
             except BaseException:
-                self._registry.close(session)
+                self._drop(session)
                 raise
+            if session is self._clock.session:
+                return
             if self._ended.is_set() or self.governor.memory.is_short:
                 self._registry.close(session)
             else:
                 self._idle.put(session)
 
     @contextmanager
-    def looking(self) -> Iterator[Session]:
+    def looking(self, *, by_one_clock: bool = False) -> Iterator[Session]:
         """Yields a reader whose locks are freed after the block; the snapshot stays."""
-        with self.reader() as reader:
+        with self.reader(by_one_clock=by_one_clock) as reader:
             limits = set_local(self._limits())
             ((pid,),) = reader.execute(
                 sql.SQL("{}; SAVEPOINT looking; SELECT pg_backend_pid()").format(limits)
@@ -204,7 +213,7 @@ class SourceSnapshot:
         Raises:
             SnapshotLost: If a leaf was truncated, rewritten or replaced since.
         """
-        with self.looking() as reader:
+        with self.looking(by_one_clock=any(leaf.reads_others for leaf in leaves)) as reader:
             for leaf in leaves:
                 hold_still(reader, leaf)
             yield reader
@@ -222,6 +231,13 @@ class SourceSnapshot:
         """Returns whether the server still looks for rows for a reader that gets none."""
         pid = self._busy.get(reader)
         return pid is not None and self._observer.is_working(pid)
+
+    def _any_session(self) -> Session:
+        return self._clock.shared or self._idle_session() or self._new_session()
+
+    def _drop(self, session: Session) -> None:
+        self._registry.close(session)
+        self._clock.lose(session)
 
     def _idle_session(self) -> Session | None:
         """None where memory is short: libpq keeps a large row's room until it disconnects."""
@@ -364,4 +380,6 @@ class SourceSnapshot:
     def _close_sessions(self) -> None:
         while (session := self._idle_session()) is not None:
             self._registry.close(session)
+        if self._clock.session is not None:
+            self._registry.close(self._clock.session)
         self._registry.close(self.holder)

@@ -46,7 +46,7 @@ ENGINE_LAYERS = [
     },
     {"server_rules", "target_rules"},
     {"server_facts"},
-    {"sessions", "once", "memory"},
+    {"sessions", "once", "memory", "one_clock"},
     {"connection", "digests"},
     {"dbt_sources", "dbt_models", "settings_file"},
     {"config"},
