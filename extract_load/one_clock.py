@@ -23,7 +23,7 @@ class OneClock:
         Args:
             slots: Of all readers.
             open_reader: Returns a session in the snapshot.
-            is_only: Whether there is one slot: then other reads go through this session too.
+            is_only: Whether there is one slot: then whatever else is read shares the reader.
         """
         self.turn = slots if is_only else threading.Semaphore(1)
         """Who reads by this clock, one at a time."""
