@@ -153,8 +153,11 @@ class Landing:
             self._release(held, loading)
 
     def _acquire(self, wait_seconds: float) -> Callable[[Session], lease.Lease]:
+        token = lease.new_token()  # one for all tries: the answer to the first may be lost
+
         def acquire(session: Session) -> lease.Lease:
-            return lease.acquire(session, self._table.target, self._run_id, wait_seconds)
+            target = self._table.target
+            return lease.acquire(session, target, self._run_id, wait_seconds, token)
 
         return acquire
 

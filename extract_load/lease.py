@@ -44,7 +44,18 @@ def application_name(run_id: str) -> str:
     return f"extract-load {run_id}"
 
 
-def acquire(session: Session, target: TableName, run_id: str, wait_seconds: float) -> Lease:
+def new_token() -> str:
+    """Returns what no lease has had."""
+    return str(uuid4())
+
+
+def acquire(
+    session: Session,
+    target: TableName,
+    run_id: str,
+    wait_seconds: float,
+    token: str | None = None,
+) -> Lease:
     """Returns the lease of a raw table, taken over at once from a run that is gone.
 
     Args:
@@ -52,11 +63,12 @@ def acquire(session: Session, target: TableName, run_id: str, wait_seconds: floa
         target: The raw table.
         run_id: The run that asks.
         wait_seconds: How long to wait for a run that is alive.
+        token: Of an earlier call, whose answer was lost: a lease that has it is the caller's.
 
     Raises:
         LeaseHeld: If another run still holds it then.
     """
-    lease = Lease(target, run_id, str(uuid4()))
+    lease = Lease(target, run_id, token or new_token())
     deadline = time.monotonic() + wait_seconds
     while True:
         holder = _try_to_acquire(session, lease)
@@ -90,14 +102,14 @@ def _try_to_acquire(session: Session, lease: Lease) -> tuple[str, str] | None:
         if not found:  # released between the two statements
             return ("unknown", "now")
         run_id, acquired_at, is_ownerless, token = found[0]
-        if run_id == lease.run_id:  # the answer to the COMMIT that took it was lost
+        if token == lease.token:  # the answer to the COMMIT that took it was lost
             session.execute(queries("ledger")["end_backend"], {"token": token})
-        elif is_ownerless:
+        elif not is_ownerless:
+            return run_id, acquired_at
+        elif run_id != lease.run_id:
             session.execute(
                 queries("ledger")["end_owner"], {"application_name": application_name(run_id)}
             )
-        else:
-            return run_id, acquired_at
         session.execute(queries("ledger")["take_over_lease"], facts)
         logger.info("lease taken over", extra={"from_run": run_id, "table": lease.target.written})
         return None

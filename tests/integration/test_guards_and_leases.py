@@ -6,6 +6,7 @@ import pytest
 
 from extract_load import lease, ledger
 from extract_load.connection import Session
+from extract_load.errors import LeaseHeld
 from extract_load.identifiers import TableName
 from extract_load.report import RunReport
 from extract_load.sql import queries
@@ -245,10 +246,13 @@ def test_a_run_does_not_wait_for_its_own_lease(target: Database) -> None:
         parameters = maker.parameters
     table = TableName("raw_data", "t")
     first = Session(parameters, "target")
-    lease.acquire(first, table, "r1", 0)
+    held = lease.acquire(first, table, "r1", 0)
 
     with Session(parameters, "target") as again:
-        lease.acquire(again, table, "r1", 0)
+        with pytest.raises(LeaseHeld):  # another landing of the run, by another connection id
+            lease.acquire(again, table, "r1", 0)
+        assert first.is_alive()
+        lease.acquire(again, table, "r1", 0, held.token)
 
     assert not first.is_alive()
 
