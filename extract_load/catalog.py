@@ -1,6 +1,6 @@
 """What a server and a table are, read from the catalog in the caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -251,54 +251,98 @@ def read_server_cut(session: Session, earlier_lsn: str) -> ServerCut:
 
 def read_table(session: Session, name: TableName) -> TableSchema | None:
     """Returns what the catalog says about a table, or None where there is none."""
-    doing = f"read the catalog about {name.said}"
-    found = session.execute(
-        queries("catalog")["relation"], {"schema": name.schema, "table": name.table}, doing
-    )
-    if not found:
-        return None
-    oid, kind, rows, heap_bytes, table_bytes, block_bytes = found[0]
-    named = {"oid": oid}
-    keys = session.execute(queries("catalog")["unique_keys"], named, doing)
-    leading = session.execute(queries("catalog")["leading_index_columns"], named, doing)
-    return TableSchema(
-        name=name,
-        oid=oid,
-        kind=kind,
-        columns=read_columns(session, [oid], doing)[oid],
-        types=_types(session, named, doing),
-        unique_keys=tuple(tuple(columns) for _, is_immediate, columns in keys if is_immediate),
-        primary_key=next((tuple(columns) for is_primary, _, columns in keys if is_primary), ()),
-        indexed_columns=frozenset(column for column, _ in leading),
-        byte_ordered_columns=frozenset(column for column, is_bytes in leading if is_bytes),
-        estimated_rows=rows,
-        heap_bytes=heap_bytes,
-        table_bytes=table_bytes,
-        block_bytes=block_bytes,
-    )
+    return read_tables(session, [name]).get(name)
 
 
-def read_row_versions(session: Session, table: TableSchema) -> str:
-    """Returns what tells whether somebody wrote into the catalog about a plain table."""
-    named = {
-        "oid": table.oid,
-        "schema": table.name.schema,
-        "table": table.name.table,
-        "types": [type_.oid for type_ in table.types],
+def read_tables(session: Session, names: Sequence[TableName]) -> dict[TableName, TableSchema]:
+    """Returns what the catalog says about tables, of those that there are.
+
+    Each question is asked once for all of them.
+    """
+    doing = about(names)
+    wanted = {"schemas": [one.schema for one in names], "tables": [one.table for one in names]}
+    found = session.execute(queries("catalog")["relations"], wanted, doing)
+    oids = [row[1] for row in found]
+    columns = read_columns(session, oids, doing)
+    types = _types(session, columns, doing)
+    keys = read_by_oid(session, "unique_keys", oids, doing)
+    leading = read_by_oid(session, "leading_index_columns", oids, doing)
+    return {
+        names[position - 1]: TableSchema(
+            name=names[position - 1],
+            oid=oid,
+            kind=kind,
+            columns=columns[oid],
+            types=types[oid],
+            unique_keys=tuple(tuple(key) for _, is_immediate, key in keys[oid] if is_immediate),
+            primary_key=next((tuple(key) for is_primary, _, key in keys[oid] if is_primary), ()),
+            indexed_columns=frozenset(column for column, _ in leading[oid]),
+            byte_ordered_columns=frozenset(column for column, is_c in leading[oid] if is_c),
+            estimated_rows=rows,
+            heap_bytes=heap_bytes,
+            table_bytes=table_bytes,
+            block_bytes=block_bytes,
+        )
+        for position, oid, kind, rows, heap_bytes, table_bytes, block_bytes in found
     }
-    return str(session.execute(queries("catalog")["row_versions"], named)[0][0])
+
+
+def about(names: Sequence[TableName]) -> str:
+    """Returns what is done with the catalog, for an error."""
+    what = names[0].said if len(names) == 1 else f"{len(names)} tables"
+    return f"read the catalog about {what}"
+
+
+def read_row_versions(session: Session, tables: Sequence[TableSchema]) -> dict[int, str]:
+    """Returns what tells whether somebody wrote into the catalog about plain tables, by OID."""
+    pairs = [(table.oid, type_.oid) for table in tables for type_ in table.types]
+    wanted = {
+        "oids": [table.oid for table in tables],
+        "schemas": [table.name.schema for table in tables],
+        "tables": [table.name.table for table in tables],
+        "owners": [owner for owner, _ in pairs],
+        "types": [type_ for _, type_ in pairs],
+    }
+    if not tables:
+        return {}
+    return dict(session.execute(queries("catalog")["row_versions"], wanted))
 
 
 def read_columns(
     session: Session, oids: Sequence[int], doing: str
 ) -> dict[int, tuple[Column, ...]]:
     """Returns the columns of relations, by the relation's OID."""
-    found: dict[int, list[Column]] = {oid: [] for oid in oids}
-    for oid, *facts in session.execute(queries("catalog")["columns"], {"oids": list(oids)}, doing):
-        found[oid].append(Column(*facts))
-    return {oid: tuple(columns) for oid, columns in found.items()}
+    found = read_by_oid(session, "columns", oids, doing)
+    return {oid: tuple(Column(*facts) for facts in of_one) for oid, of_one in found.items()}
 
 
-def _types(session: Session, named: dict[str, int], doing: str) -> tuple[TypeDefinition, ...]:
-    rows = session.execute(queries("catalog")["types"], named, doing)
-    return tuple(TypeDefinition(*row) for row in rows)
+def read_by_oid(
+    session: Session, query: str, oids: Sequence[int], doing: str
+) -> dict[int, list[tuple[Any, ...]]]:
+    """Returns the rows of a query about relations, by the OID in its first column."""
+    found: dict[int, list[tuple[Any, ...]]] = {oid: [] for oid in oids}
+    if found:
+        for oid, *facts in session.execute(queries("catalog")[query], {"oids": list(found)}, doing):
+            found[oid].append(tuple(facts))
+    return found
+
+
+def _types(
+    session: Session, columns: Mapping[int, Sequence[Column]], doing: str
+) -> dict[int, tuple[TypeDefinition, ...]]:
+    """What the columns of relations are made of, by the relation's OID."""
+    of_root = read_by_oid(
+        session,
+        "types",
+        sorted({column.type_oid for of_one in columns.values() for column in of_one}),
+        doing,
+    )
+    return {
+        oid: _distinct(facts for column in of_one for facts in of_root[column.type_oid])
+        for oid, of_one in columns.items()
+    }
+
+
+def _distinct(found: Iterable[tuple[Any, ...]]) -> tuple[TypeDefinition, ...]:
+    used = {facts[0]: facts for facts in found}
+    return tuple(TypeDefinition(*used[oid]) for oid in sorted(used))

@@ -229,8 +229,6 @@ def require_boolean(session: Session, plan: TablePlan) -> None:
     Raises:
         SourceError: If it is not, or names what the table does not have.
     """
-    if plan.settings.custom_where is None:
-        return
     query = sql.SQL("EXPLAIN SELECT FROM ONLY {} WHERE {}").format(
         plan.settings.source.sql, plan.belongs
     )

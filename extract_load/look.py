@@ -58,9 +58,10 @@ def plan_in(
         with source.reader() as reader:
             asked = replace(asked, since=read_since(reader, table, schema, asked.since))
     plan = plan_table(table, schema, source.cut, state, asked)
-    with source.looking() as reader:
-        use_path(reader, table.search_path)
-        require_boolean(reader, plan)
+    if table.custom_where is not None:
+        with source.looking() as reader:
+            use_path(reader, table.search_path)
+            require_boolean(reader, plan)
     require_regular_cursor(source, plan)
     return plan
 

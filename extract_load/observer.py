@@ -55,10 +55,10 @@ class Observer:
         with self._looking() as session:
             return read_source_table(session, name)
 
-    def row_versions(self, table: TableSchema) -> str:
-        """Returns the versions of a plain table's catalog rows now."""
+    def row_versions(self, table: TableSchema) -> str | None:
+        """Returns the versions of a plain table's catalog rows now; None where all are gone."""
         with self._looking() as session:
-            return read_row_versions(session, table)
+            return read_row_versions(session, [table]).get(table.oid)
 
     def fares(self) -> Fares:
         """Returns how the source fares."""

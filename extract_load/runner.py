@@ -267,18 +267,21 @@ class Run:
             logger.warning("failure not in the ledger", extra={"why": error.primary})
 
     def _source(self, table: TableSettings) -> SourceSnapshot:
-        """The run's snapshot of a source, taken when the first table asks."""
+        """The run's snapshot of a source, taken when the first table asks; it tells of all."""
         conn_id = table.source_connection
-        return self._sources.get(conn_id, lambda: self._take_snapshot(conn_id))
+        tables = [
+            one.source for one in self._tables if one.enabled and one.source_connection == conn_id
+        ]
+        return self._sources.get(conn_id, lambda: self._take_snapshot(conn_id, tables))
 
     def _newer_source(self, table: TableSettings, older: SourceSnapshot) -> SourceSnapshot:
         """A snapshot taken after `older`, for this table and those that come later."""
         conn_id = table.source_connection
         return self._sources.replace(conn_id, older, lambda: self._take_snapshot(conn_id))
 
-    def _take_snapshot(self, conn_id: str) -> SourceSnapshot:
+    def _take_snapshot(self, conn_id: str, tables: Sequence[TableName] = ()) -> SourceSnapshot:
         governor = self._governors.get(conn_id, lambda: self._new_governor(conn_id))
-        return SourceSnapshot(self._connections[conn_id], self._registry, governor)
+        return SourceSnapshot(self._connections[conn_id], self._registry, governor, tables)
 
     def _new_governor(self, conn_id: str) -> Governor:
         return Governor(conn_id, self._settings.run, self._memory)

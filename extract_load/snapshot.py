@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from uuid import uuid4
@@ -32,14 +32,14 @@ from extract_load.errors import (
 )
 from extract_load.governor import Governor
 from extract_load.identifiers import TableName
-from extract_load.leaf_lock import hold_still, require_unrewritten
+from extract_load.leaf_lock import as_altered, hold_still, require_unrewritten
 from extract_load.masking import SALT_SETTING
 from extract_load.observer import Observer
 from extract_load.one_clock import OneClock
 from extract_load.open_transactions import read_open_transactions
 from extract_load.retry import QUERY_CANCELED
 from extract_load.sessions import SessionRegistry
-from extract_load.source_table import read_source_table
+from extract_load.source_table import SourceTables
 
 logger = log.get_logger(__name__)
 
@@ -64,7 +64,11 @@ class SourceSnapshot:
     """
 
     def __init__(
-        self, parameters: ConnectionParameters, registry: SessionRegistry, governor: Governor
+        self,
+        parameters: ConnectionParameters,
+        registry: SessionRegistry,
+        governor: Governor,
+        tables: Sequence[TableName] = (),
     ) -> None:
         """Connects the holder, takes the snapshot, and begins to watch over it.
 
@@ -72,6 +76,7 @@ class SourceSnapshot:
             parameters: The source.
             registry: Where its sessions are opened.
             governor: What this run may ask of the source.
+            tables: Those that will be asked for: the catalog is read for all of them at once.
         """
         self.parameters = parameters
         self.governor = governor
@@ -99,6 +104,7 @@ class SourceSnapshot:
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._busy: dict[Session, int] = {}
         self._yielding: set[Session] = set()
+        self._tables = SourceTables(tables)
         self._counts: dict[str, int] = {}
         self._count_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
@@ -123,7 +129,7 @@ class SourceSnapshot:
         self._require_young()
         try:
             with self._lock:
-                return read_source_table(self.holder, name)
+                return self._tables.get(self.holder, name)
         except SourceUnavailable as error:
             raise self._lost(error) from error
 
@@ -211,12 +217,15 @@ class SourceSnapshot:
         """Yields a reader for one pass over leaves that still hold what the snapshot shows.
 
         Raises:
-            SnapshotLost: If a leaf was truncated, rewritten or replaced since.
+            SnapshotLost: If a leaf was truncated, rewritten, replaced or altered since.
         """
         with self.looking(by_one_clock=any(leaf.reads_others for leaf in leaves)) as reader:
             for leaf in leaves:
                 hold_still(reader, leaf)
-            yield reader
+            try:
+                yield reader
+            except SourceError as error:
+                raise as_altered(error, leaves) from error
             if any(leaf.reads_others for leaf in leaves):
                 require_unrewritten(reader)
 

@@ -7,84 +7,116 @@ from extract_load.catalog import (
     Heap,
     Leaf,
     TableSchema,
+    about,
+    read_by_oid,
     read_columns,
     read_row_versions,
-    read_table,
+    read_tables,
 )
 from extract_load.connection import Session
 from extract_load.errors import SourceError
 from extract_load.identifiers import TableName
-from extract_load.sql import queries
 
 _PLAIN = "r"
 
 
-def read_source_table(session: Session, name: TableName) -> TableSchema:
-    """Returns a table with the leaves its rows are read from.
+class SourceTables:
+    """Tables as one transaction's catalog has them, asked for together, as far as expected."""
 
-    Args:
-        session: To the source, in the transaction whose snapshot counts.
-        name: A plain, partitioned or foreign table, a view or a materialized view.
+    def __init__(self, expected: Sequence[TableName] = ()) -> None:
+        """Reads nothing yet.
 
-    Raises:
-        SourceError: If there is none.
-    """
-    table = read_table(session, name)
-    if table is None:
+        Args:
+            expected: The names that will be asked for.
+        """
+        self._expected = expected
+        self._found: dict[TableName, TableSchema] = {}
+
+    def get(self, session: Session, name: TableName) -> TableSchema:
+        """Returns a table with the leaves its rows are read from.
+
+        Args:
+            session: To the source, in the transaction whose snapshot counts.
+            name: A plain, partitioned or foreign table, a view or a materialized view.
+
+        Raises:
+            SourceError: If there is none.
+        """
+        if name not in self._found:
+            names, self._expected = dict.fromkeys((name, *self._expected)), ()
+            self._found |= read_source_tables(session, tuple(names))
+        if name in self._found:
+            return self._found[name]
         where = session.parameters
         raise SourceError(
             f'there is no table {name.said} in source "{where.conn_id}"',
             f"Looked in {where.address}.",
             "Check the name: case is never folded. The role also needs USAGE on the schema.",
         )
-    leaves = _leaves(session, table)
-    return replace(
-        table,
-        leaves=leaves,
-        children=_children(session, table),
-        estimated_rows=_sum_known([leaf.estimated_rows for leaf in leaves]),
-        heap_bytes=sum(leaf.heap_bytes for leaf in leaves),
-        table_bytes=sum(leaf.table_bytes for leaf in leaves),
-        row_versions=read_row_versions(session, table) if table.kind == _PLAIN else None,
-    )
 
 
-def _leaves(session: Session, table: TableSchema) -> tuple[Leaf, ...]:
-    doing = f"read the catalog about {table.name.said}"
-    found = session.execute(queries("catalog")["leaves"], {"oid": table.oid}, doing)
-    oids = [row[0] for row in found]
-    heaps: dict[int, list[Heap]] = {oid: [] for oid in oids}
-    for leaf_oid, *heap in session.execute(queries("catalog")["heaps"], {"oids": oids}, doing):
-        heaps[leaf_oid].append(Heap(*heap))
-    columns = read_columns(session, oids, doing)
-    return tuple(
-        Leaf(
-            name=table.name if oid == table.oid else TableName(schema, relation),
-            oid=oid,
-            kind=kind,
-            heaps=tuple(heaps[oid]),
-            columns=columns[oid],
-            definition=definition,
-            estimated_rows=rows,
-            heap_bytes=heap_bytes,
-            table_bytes=table_bytes,
-            toast_bytes=toast_bytes,
-            is_granted=is_granted,
-            granted_system_columns=frozenset(system_columns),
+def read_source_table(session: Session, name: TableName) -> TableSchema:
+    """Returns one table. Arguments and errors as above."""
+    return SourceTables().get(session, name)
+
+
+def read_source_tables(
+    session: Session, names: Sequence[TableName]
+) -> dict[TableName, TableSchema]:
+    """Returns tables with their leaves, of those that there are.
+
+    Each question to the catalog is asked once for all of them.
+    """
+    doing = about(names)
+    tables = read_tables(session, names)
+    leaves = _leaves(session, list(tables.values()), doing)
+    plain = [table for table in tables.values() if table.kind == _PLAIN]
+    children = read_by_oid(session, "children", [table.oid for table in plain], doing)
+    versions = read_row_versions(session, plain)
+    return {
+        name: replace(
+            table,
+            leaves=leaves[table.oid],
+            children=tuple(
+                f"{child} ({rows if rows >= 0 else '?'} rows)"
+                for child, rows in children.get(table.oid, ())
+            ),
+            estimated_rows=_sum_known([leaf.estimated_rows for leaf in leaves[table.oid]]),
+            heap_bytes=sum(leaf.heap_bytes for leaf in leaves[table.oid]),
+            table_bytes=sum(leaf.table_bytes for leaf in leaves[table.oid]),
+            row_versions=versions.get(table.oid),
         )
-        for (
-            *(oid, schema, relation, kind, definition, rows, heap_bytes, table_bytes, toast_bytes),
-            is_granted,
-            system_columns,
-        ) in found
-    )
+        for name, table in tables.items()
+    }
 
 
-def _children(session: Session, table: TableSchema) -> tuple[str, ...]:
-    if table.kind != _PLAIN:
-        return ()
-    found = session.execute(queries("catalog")["children"], {"oid": table.oid})
-    return tuple(f"{name} ({rows if rows >= 0 else '?'} rows)" for name, rows in found)
+def _leaves(
+    session: Session, tables: Sequence[TableSchema], doing: str
+) -> dict[int, tuple[Leaf, ...]]:
+    """The leaves of tables, by the table's OID."""
+    found = read_by_oid(session, "leaves", [table.oid for table in tables], doing)
+    oids = [oid for of_one in found.values() for oid, *_ in of_one]
+    heaps = read_by_oid(session, "heaps", oids, doing)
+    columns = {table.oid: table.columns for table in tables}
+    columns |= read_columns(session, [oid for oid in oids if oid not in columns], doing)
+    names = {table.oid: table.name for table in tables}
+    return {
+        root: tuple(
+            replace(
+                Leaf(
+                    names[root] if oid == root else TableName(schema, relation),
+                    oid,
+                    kind,
+                    tuple(Heap(*heap) for heap in heaps[oid]),
+                    columns[oid],
+                    *facts,
+                ),
+                granted_system_columns=frozenset(system_columns),
+            )
+            for oid, schema, relation, kind, *facts, system_columns in of_one
+        )
+        for root, of_one in found.items()
+    }
 
 
 def _sum_known(rows: Sequence[int]) -> int:

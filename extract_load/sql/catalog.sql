@@ -48,27 +48,31 @@ where activity.datid = (select oid from pg_database where datname = current_data
 -- name: prepared_transactions
 select count(*) from pg_prepared_xacts where database = current_database()
 
--- name: relation
--- One relation by name, with its size on disk (TOAST and its index too, other indexes not).
+-- name: relations
+-- Relations by name, with their sizes on disk (TOAST and its index too, other indexes not).
 select
+    wanted.position,
     class.oid::bigint,
     class.relkind::text,
     class.reltuples::bigint,
     coalesce(pg_relation_size(class.oid), 0) as heap_bytes,
     coalesce(pg_table_size(class.oid), 0) as table_bytes,
     current_setting('block_size')::int as block_bytes
-from pg_class as class
-inner join pg_namespace as namespace on namespace.oid = class.relnamespace
-where namespace.nspname = %(schema)s and class.relname = %(table)s
-    and class.relkind in ('r', 'p', 'v', 'm', 'f')
+from unnest(%(schemas)s::name[], %(tables)s::name[]) with ordinality as wanted (
+    schema, name, position
+)
+inner join pg_namespace as namespace on namespace.nspname = wanted.schema
+inner join pg_class as class
+    on class.relnamespace = namespace.oid and class.relname = wanted.name
+where class.relkind in ('r', 'p', 'v', 'm', 'f')
 
 -- name: leaves
--- The relations a table's rows are read from: itself, or the partitions that hold rows. One that
--- is being detached concurrently is no part of the table for a new snapshot (14 and later).
+-- The relations that tables' rows are read from: themselves, or the partitions that hold rows. One
+-- that is being detached concurrently is no part of its table for a new snapshot (14 and later).
 with recursive tree as (
-    select oid, relkind from pg_class where oid = %(oid)s
+    select oid as root, oid, relkind from pg_class where oid = any(%(oids)s::oid[])
     union all
-    select class.oid, class.relkind
+    select tree.root, class.oid, class.relkind
     from tree
     inner join pg_inherits as inherits on inherits.inhparent = tree.oid
     inner join pg_class as class on class.oid = inherits.inhrelid
@@ -76,6 +80,7 @@ with recursive tree as (
         and not coalesce((to_jsonb(inherits) ->> 'inhdetachpending')::boolean, false)
 )
 select
+    tree.root::bigint,
     class.oid::bigint,
     namespace.nspname::text,
     class.relname::text,
@@ -95,7 +100,7 @@ from tree
 inner join pg_class as class on class.oid = tree.oid
 inner join pg_namespace as namespace on namespace.oid = class.relnamespace
 where class.relkind <> 'p'
-order by class.oid
+order by tree.root, class.oid
 
 -- name: heaps
 -- Where the rows of relations stand: their own heap; for a view those of all it reads from, with
@@ -126,13 +131,16 @@ where class.relkind in ('r', 'm') and class.relfilenode <> 0
 order by used.leaf, class.oid
 
 -- name: children
--- Tables that inherit from a plain one, each with its estimated rows.
-select format('%%I.%%I', namespace.nspname, class.relname), class.reltuples::bigint
+-- Tables that inherit from plain ones, each with its estimated rows.
+select
+    inherits.inhparent::bigint,
+    format('%%I.%%I', namespace.nspname, class.relname) as name,
+    class.reltuples::bigint
 from pg_inherits as inherits
 inner join pg_class as class on class.oid = inherits.inhrelid
 inner join pg_namespace as namespace on namespace.oid = class.relnamespace
-where inherits.inhparent = %(oid)s
-order by 1
+where inherits.inhparent = any(%(oids)s::oid[])
+order by inherits.inhparent, name
 
 -- name: columns
 -- The columns of relations in order, with what makes their content: type, missing value,
@@ -185,13 +193,12 @@ where held.pid = pg_catalog.pg_backend_pid()
 limit 1
 
 -- name: types
--- The types of a relation's columns, and the types those are made of (elements and bases).
+-- Types of columns, each with the types it is made of (elements and bases).
 with recursive used as (
-    select atttypid as oid
-    from pg_attribute
-    where attrelid = %(oid)s and attnum > 0 and not attisdropped
+    select root, root as oid
+    from unnest(%(oids)s::oid[]) as root
     union
-    select part.oid
+    select used.root, part.oid
     from used
     inner join pg_type as type on type.oid = used.oid
     cross join lateral (
@@ -210,6 +217,7 @@ with recursive used as (
     where part.oid <> 0
 )
 select
+    used.root::bigint,
     type.oid::bigint,
     namespace.nspname::text,
     type.typname::text,
@@ -241,55 +249,86 @@ left join pg_depend as dependency
     on dependency.classid = 'pg_type'::regclass and dependency.objid = type.oid
     and dependency.refclassid = 'pg_extension'::regclass and dependency.deptype = 'e'
 left join pg_extension as extension on extension.oid = dependency.refobjid
-order by type.oid
 
 -- name: row_versions
--- The versions of all catalog rows that say what a plain table is: a digest that stays the same
--- as long as nobody wrote one of them. Whoever changes a row in the catalog gives it a new xmin;
--- what is updated in place (relpages, reltuples) says nothing of the content.
-with used as (
-    select oid, typnamespace, typrelid from pg_type where oid = any(%(types)s::oid[])
+-- The versions of all catalog rows that say what plain tables are: a digest of each that stays the
+-- same as long as nobody wrote one of them. Whoever changes a row in the catalog gives it a new
+-- xmin; what is updated in place (relpages, reltuples) says nothing of the content.
+with wanted as (
+    select *
+    from unnest(%(oids)s::oid[], %(schemas)s::name[], %(tables)s::name[]) as wanted (
+        oid, schema, name
+    )
+),
+
+used as (
+    select pair.of_table, type.oid, type.typnamespace, type.typrelid
+    from unnest(%(owners)s::oid[], %(types)s::oid[]) as pair (of_table, type)
+    inner join pg_type as type on type.oid = pair.type
 ),
 
 attributes as (
-    select 'attribute' as kind, attrelid, attnum::int, atttypid, attribute.xmin
-    from pg_attribute as attribute
-    where attnum > 0 and (attrelid = %(oid)s or attrelid in (select typrelid from used))
+    select relation.of_table, attrelid, attnum::int, atttypid, attribute.xmin
+    from (
+        select oid, oid from wanted
+        union all
+        select of_table, typrelid from used where typrelid <> 0
+    ) as relation (of_table, oid)
+    inner join pg_attribute as attribute on attribute.attrelid = relation.oid
+    where attnum > 0
 ),
 
 types as (
-    select type.oid, type.typnamespace, type.xmin
-    from pg_type as type
-    where type.oid in (select oid from used union select atttypid from attributes)
+    select of_type.of_table, type.oid, type.typnamespace, type.xmin
+    from (
+        select of_table, oid from used
+        union
+        select of_table, atttypid from attributes
+    ) as of_type
+    inner join pg_type as type on type.oid = of_type.oid
 ),
 
-versions (kind, part, number, version) as (
-    select kind, attrelid, attnum, xmin from attributes
+namespaces as (
+    select of_table, typnamespace as oid from types
+    union
+    select wanted.oid, namespace.oid
+    from wanted
+    inner join pg_namespace as namespace on namespace.nspname = wanted.schema
+),
+
+versions (of_table, kind, part, number, version) as (
+    select of_table, 'attribute', attrelid, attnum, xmin from attributes
     union all
-    select 'table', oid, 0, xmin
-    from pg_class
-    where oid = %(oid)s and relname = %(table)s
+    select class.oid, 'table', class.oid, 0, class.xmin
+    from wanted
+    inner join pg_class as class on class.oid = wanted.oid and class.relname = wanted.name
     union all
-    select 'default', adrelid, adnum, xmin from pg_attrdef where adrelid = %(oid)s
+    select adrelid, 'default', adrelid, adnum, definition.xmin
+    from wanted
+    inner join pg_attrdef as definition on definition.adrelid = wanted.oid
     union all
-    select 'type', oid, 0, xmin from types
+    select of_table, 'type', oid, 0, xmin from types
     union all
-    select 'label', oid, 0, xmin from pg_enum where enumtypid in (select oid from used)
+    select used.of_table, 'label', label.oid, 0, label.xmin
+    from used
+    inner join pg_enum as label on label.enumtypid = used.oid
     union all
-    select 'namespace', oid, 0, xmin
-    from pg_namespace
-    where oid in (select typnamespace from types) or nspname = %(schema)s
+    select namespaces.of_table, 'namespace', namespace.oid, 0, namespace.xmin
+    from namespaces
+    inner join pg_namespace as namespace on namespace.oid = namespaces.oid
 )
 
-select md5(string_agg(
+select of_table::bigint, md5(string_agg(
     format('%%s %%s %%s %%s', kind, part, number, version), ',' order by kind, part, number
 ))
 from versions
+group by of_table
 
 -- name: unique_keys
 -- Column lists of valid, whole-table unique indexes over plain columns. One that is deferrable
 -- proves nothing while a transaction runs.
 select
+    index.indrelid::bigint,
     index.indisprimary,
     index.indimmediate,
     array_agg(attribute.attname::text order by key.position) as columns
@@ -297,22 +336,23 @@ from pg_index as index
 cross join lateral unnest(index.indkey::int2[]) with ordinality as key (attnum, position)
 inner join pg_attribute as attribute
     on attribute.attrelid = index.indrelid and attribute.attnum = key.attnum
-where index.indrelid = %(oid)s
+where index.indrelid = any(%(oids)s::oid[])
     and index.indisunique and index.indisvalid
     and index.indpred is null and index.indexprs is null
     and key.position <= index.indnkeyatts
-group by index.indexrelid, index.indisprimary, index.indimmediate
-order by index.indisprimary desc, index.indexrelid
+group by index.indrelid, index.indexrelid, index.indisprimary, index.indimmediate
+order by index.indrelid, index.indisprimary desc, index.indexrelid
 
 -- name: leading_index_columns
 -- Columns that some usable index begins with, and whether it keeps them under collation "C".
 select distinct
+    index.indrelid::bigint,
     attribute.attname::text,
     index.indcollation[0] = 'pg_catalog."C"'::regcollation as is_byte_ordered
 from pg_index as index
 inner join pg_attribute as attribute
     on attribute.attrelid = index.indrelid and attribute.attnum = index.indkey[0]
-where index.indrelid = %(oid)s and index.indisvalid and index.indpred is null
+where index.indrelid = any(%(oids)s::oid[]) and index.indisvalid and index.indpred is null
 
 -- name: fares
 -- How a server fares: the largest lag of a standby, and who is active beside this program.

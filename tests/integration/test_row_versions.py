@@ -68,7 +68,7 @@ def versions_around(source: Database, statements: str) -> tuple[str, str]:
         for statement in statements.split(";"):
             source.execute(statement)
         with session.transaction(READ_CONSISTENT):
-            return str(table.row_versions), read_row_versions(session, table)
+            return str(table.row_versions), str(read_row_versions(session, [table]).get(table.oid))
 
 
 @pytest.mark.parametrize("statements", ALTERING)
