@@ -37,9 +37,21 @@ def _needs_count(plan: TablePlan) -> bool:
 
 
 def close_reading(
-    session: Session, source: SourceSnapshot, load: Load, counts: LandingCounts
+    session: Session,
+    source: SourceSnapshot,
+    load: Load,
+    counts: LandingCounts,
+    *,
+    by_keys: bool = False,
 ) -> SourceFacts:
     """Returns counts and keys, read in the snapshot the rows were read in.
+
+    Args:
+        session: To the target.
+        source: The snapshot.
+        load: The table.
+        counts: What is added to by what is read.
+        by_keys: Whether counts did not prove that nothing is gone.
 
     Raises:
         SnapshotLost: If the table was altered meanwhile.
@@ -47,7 +59,7 @@ def close_reading(
     plan = load.plan
     rows = count_rows(source, plan) if _needs_count(plan) else None
     with source.governor.memory.turn():
-        evidence = gather(session, source, load, rows or 0)
+        evidence = gather(session, source, load, rows or 0, by_keys=by_keys)
     counts.add(CopyStats(evidence.missing_rows, evidence.bytes))
     _require_same_source(source, plan)
     source.wait_flushed()

@@ -13,7 +13,7 @@ from extract_load import lease, log
 from extract_load.checkpoints import MISSING_ROWS_CHUNK, NO_PART
 from extract_load.comparison import raw_values, source_values
 from extract_load.config import Deletes
-from extract_load.connection import MERGES, NOT_DURABLE, READ_CONSISTENT, Session
+from extract_load.connection import NOT_DURABLE, READ_CONSISTENT, Session
 from extract_load.difference import count_new, is_live, same_key
 from extract_load.digests import Buckets, key_digest
 from extract_load.equality import EVERY_ROW, Sums, add_sums, at_once, differing_buckets
@@ -33,6 +33,22 @@ _KEYS_PER_QUERY = 5000
 logger = log.get_logger(__name__)
 
 
+class KeysNeeded(Exception):
+    """Counts do not prove that nothing is gone: keys have to be read. Nothing was changed yet."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a publish counted before it changed a row."""
+
+    landed: int
+    """Rows in scratch."""
+    live: int | None = None
+    """Rows of the raw table that are not soft-deleted; None where nobody asked."""
+    new: int | None = None
+    """Landed rows whose key none of them has; None likewise."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What tells which rows are gone."""
@@ -45,6 +61,8 @@ class Evidence:
     """What they took on the wire."""
     among: sql.Composable = field(default_factory=lambda: EVERY_ROW)
     """The condition for a raw row `t` to be gone when its key is not in `keys`."""
+    is_by_count: bool = False
+    """Whether counts, which the publish takes, have to prove that nothing is gone."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +74,32 @@ class SourceFacts:
     evidence: Evidence
 
 
-def gather(session: Session, source: SourceSnapshot, load: Load, source_rows: int) -> Evidence:
-    """Returns what tells which rows are gone, reading keys only where counts do not prove it.
-
-    Equal counts are proof only where the delta holds every change and the source's key is unique:
-    then the snapshot is the live rows, plus the new ones, less the gone ones.
+def gather(
+    session: Session,
+    source: SourceSnapshot,
+    load: Load,
+    source_rows: int,
+    *,
+    by_keys: bool = False,
+) -> Evidence:
+    """Returns what tells which rows are gone, reading no key where counts can prove it.
 
     Args:
         session: To the target.
         source: The snapshot the delta was read in.
         load: The table.
         source_rows: How many rows the snapshot has.
+        by_keys: Whether counts were asked, and do not prove it.
     """
     plan = load.plan
     if plan.publish is Publish.REPLACE:
         return Evidence(plan.scratch)
     if plan.is_baseline:
         return Evidence(None)
-    with session.transaction(settings=MERGES):
-        if _nothing_is_gone(session, plan, source_rows):
-            return Evidence(None)
+    if plan.deletes is Deletes.IGNORE and plan.is_key_proved:
+        return Evidence(None)
+    if plan.proves_equality_by_count and not by_keys:
+        return Evidence(None, is_by_count=True)
     if not plan.is_key_proved:  # by reading every key
         _land_keys(session, source, load, EVERY_ROW)
         is_asked = plan.deletes is not Deletes.IGNORE
@@ -98,13 +122,28 @@ def _gather_by_bucket(
     return replace(_land_missing(session, source, load), among=among)
 
 
-def _nothing_is_gone(session: Session, plan: TablePlan, source_rows: int) -> bool:
-    """Whether no key need be read. A key that no index proves is read to prove it."""
-    if plan.deletes is Deletes.IGNORE:
-        return plan.is_key_proved
-    if not plan.proves_equality_by_count:
-        return False
-    return count_live(session, plan) + _count_new(session, plan) == source_rows
+def require_nothing_gone(
+    session: Session, plan: TablePlan, source_rows: int | None, counted: Counted
+) -> Counted:
+    """Returns the counts that prove that the raw table holds no row which left the source.
+
+    They prove it where the delta holds every change and the source's key is unique: then the
+    snapshot is the live rows, plus the new ones, less the gone ones.
+
+    Args:
+        session: In the publishing transaction, before it changes a row.
+        plan: The table's.
+        source_rows: How many rows the snapshot has.
+        counted: What is counted by now.
+
+    Raises:
+        KeysNeeded: If something is gone, or somebody wrote into the raw table.
+    """
+    live = count_live(session, plan) if counted.live is None else counted.live
+    new = _count_new(session, plan)
+    if live + new != source_rows:
+        raise KeysNeeded
+    return replace(counted, live=live, new=new)
 
 
 def _differing_buckets(

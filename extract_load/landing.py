@@ -19,7 +19,7 @@ from extract_load.comparison import proof_of
 from extract_load.config import TableSettings, duration_text
 from extract_load.connection import MERGES, WRITE_CONSISTENT, Session
 from extract_load.connection_parameters import ConnectionParameters
-from extract_load.deletes import SourceFacts
+from extract_load.deletes import KeysNeeded, SourceFacts
 from extract_load.errors import (
     ExtractLoadError,
     LeaseHeld,
@@ -253,8 +253,10 @@ class Landing:
             _tell_plan(plan)
             evolve(session, load, lambda: read_target_state(session, self._table))
             self._load_rows(load, loading)
-            facts = close_reading(self.session, self._source, load, self.counts)
-            self._publication = self._publish(load, facts, options)
+            try:
+                self._close_and_publish(load, options)
+            except KeysNeeded:
+                self._close_and_publish(load, options, by_keys=True)
         return self._finish(options)
 
     def _is_published(self) -> bool:
@@ -315,6 +317,12 @@ class Landing:
             logger.warning("starts over" if not resumed.kept else "reads again", extra=dropped)
 
     # ------------------------------------------------------------ publish
+
+    def _close_and_publish(
+        self, load: Load, options: LandingOptions, *, by_keys: bool = False
+    ) -> None:
+        facts = close_reading(self.session, self._source, load, self.counts, by_keys=by_keys)
+        self._publication = self._publish(load, facts, options)
 
     def _publish(self, load: Load, facts: SourceFacts, options: LandingOptions) -> Publication:
         session, plan = self.session, load.plan

@@ -75,7 +75,6 @@ def prepare(session: Session, load: Load) -> Resumed:
             _drop_key(session, plan)
         else:
             drop_scratch(session, load)
-            checkpoints.forget(session, load.target)
             _create_scratch(session, plan)
         if is_there and not found:
             resumed = replace(resumed, why_dropped=_EMPTY)
@@ -239,12 +238,16 @@ def count_scratch(session: Session, plan: TablePlan) -> int:
 
 
 def drop_scratch(session: Session, load: Load) -> None:
-    """Drops what this table's runs left beside the raw table, in the caller's transaction."""
+    """Drops what this table's runs left beside the raw table, with its checkpoints.
+
+    Works in the caller's transaction.
+    """
     tables = ledger.scratch_tables(load.target, load.plan.scratch.table)
     session.execute(
         sql.SQL("DROP TABLE IF EXISTS {}").format(sql.SQL(", ").join(one.sql for one in tables)),
         doing="drop a scratch table",
     )
+    checkpoints.forget(session, load.target)
 
 
 def copy_in_query(plan: TablePlan, table: TableName) -> sql.Composable:

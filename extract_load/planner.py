@@ -42,6 +42,9 @@ from extract_load.table_plan import (
 )
 from extract_load.watermark import Watermark
 
+_WINDOW_BATCHES = 4
+"""How many times `batch_size` rows a chunk covers of which a window chooses few."""
+
 
 def plan_table(
     settings: TableSettings,
@@ -227,7 +230,9 @@ def _ranges(
     if not settings.chunk_mode or finds_by_index or not has_ranges:
         return (WholeTable(),)
     blocks = leaf.heap_bytes // source.block_bytes
-    size = blocks_per_chunk(blocks, leaf.estimated_rows, leaf.table_bytes, settings.batch_size)
+    reads_all = is_whole or reading.baseline_reason is not None
+    rows = settings.batch_size * (1 if reads_all else _WINDOW_BATCHES)
+    size = blocks_per_chunk(blocks, leaf.estimated_rows, leaf.table_bytes, rows)
     return tuple(split_blocks(blocks, size))
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
-from extract_load import checkpoints, lease, ledger
+from extract_load import lease, ledger
 from extract_load.apply import Applied, apply_difference
 from extract_load.checkpoints import Checkpoint
 from extract_load.config import Deletes, SyncMode
 from extract_load.connection import Session
 from extract_load.cursor import cursor_of
-from extract_load.deletes import SourceFacts, count_live
+from extract_load.deletes import Counted, SourceFacts, count_live, require_nothing_gone
 from extract_load.errors import RawTableTouched, TargetError, TargetUnavailable, VerificationFailed
 from extract_load.load import Load, count_scratch, drop_scratch
 from extract_load.modes import MODES
@@ -59,6 +59,7 @@ def publish(
         prove: Raises where the raw table, as it would be published, is not what it should be.
 
     Raises:
+        KeysNeeded: If counts were to prove that nothing is gone, and do not; no row is changed.
         VerificationFailed: If counts do not add up, or `prove` finds rows that differ.
         GuardTripped: If too much would be deleted.
         LeaseHeld: If another run took the lease over.
@@ -74,21 +75,22 @@ def publish(
     scratch_rows = _verified_scratch_rows(session, load, chunks, facts)
     loaded_at = _loaded_at(session, plan)
     cursor_value = _cursor_value(session, plan)  # before a first load is given its name
+    counted = _counted(session, plan, facts, scratch_rows, before)
     if plan.publish is Publish.FIRST_LOAD:
         applied = Applied(inserted=scratch_rows)
         _name_first_load(session, plan, loaded_at)
     else:
         applied = apply_difference(
-            session, plan, loaded_at, facts, scratch_rows, allow_deletes=allow_deletes
+            session, plan, loaded_at, facts, counted, allow_deletes=allow_deletes
         )
     after = _read_rows_after(session, plan, chunks, applied, before)
-    _verify_live_rows(session, plan, facts, after)
+    if plan.verifies_counts and plan.deletes is not Deletes.IGNORE:
+        _verify_live_rows(plan, facts, _live_rows(session, plan, after, counted, applied))
     if prove is not None:
         prove(session)
     mark = after.mark() if after is not None and not _is_altered_by_others(session, plan) else None
     _write_watermark(session, load, loaded_at, cursor_value, mark)
     drop_scratch(session, load)
-    checkpoints.forget(session, load.target)
     published_at = session.execute("SELECT clock_timestamp()::text")[0][0]
     return Publication(
         published_at=published_at,
@@ -212,12 +214,41 @@ def _is_altered_by_others(session: Session, plan: TablePlan) -> bool:
     return read_own_facts(session, target, oid[0][0]).alter_rows
 
 
-def _verify_live_rows(
-    session: Session, plan: TablePlan, facts: SourceFacts, rows: RawRows | None
-) -> None:
-    if not plan.verifies_counts or plan.deletes is Deletes.IGNORE:
-        return
-    live = count_live(session, plan) if rows is None else rows.live
+def _counted(
+    session: Session,
+    plan: TablePlan,
+    facts: SourceFacts,
+    scratch_rows: int,
+    before: RawRows | None,
+) -> Counted:
+    """What is known before a row is changed; where counts are to prove it, that nothing is gone."""
+    counted = Counted(scratch_rows, before.live if before else None)
+    if not facts.evidence.is_by_count:
+        return counted
+    return require_nothing_gone(session, plan, facts.rows, counted)
+
+
+def _live_rows(
+    session: Session,
+    plan: TablePlan,
+    after: RawRows | None,
+    counted: Counted,
+    applied: Applied,
+) -> int:
+    """How many rows of the raw table are not soft-deleted, as it is published.
+
+    This transaction sees one snapshot and its own changes: what it counted, with the rows that the
+    server says it inserted, less those it deleted, is what it would count again; unless a trigger
+    changed rows too, or a tombstone came back to life.
+    """
+    if after is not None:
+        return after.live
+    if counted.live is None or plan.has_tombstones or _is_altered_by_others(session, plan):
+        return count_live(session, plan)
+    return counted.live + applied.inserted - applied.deleted
+
+
+def _verify_live_rows(plan: TablePlan, facts: SourceFacts, live: int) -> None:
     if live != facts.rows:
         raise _failed(
             plan,

@@ -85,10 +85,10 @@ def test_five_minutes_with_snapshots_of_half_a_minute(
 
     def alter() -> None:
         time.sleep(150)
-        began = time.monotonic()
-        source.execute(f"ALTER TABLE {bank.TABLE} ALTER COLUMN note SET STATISTICS 50")
-        source.execute(f"ALTER TABLE {bank.TABLE} ADD CHECK (balance > -1000000000) NOT VALID")
-        waits.append(time.monotonic() - began)
+        for what in ("ALTER note SET STATISTICS 50", "ADD CHECK (balance > -1000000000) NOT VALID"):
+            began = time.monotonic()
+            source.execute(f"ALTER TABLE {bank.TABLE} {what}")
+            waits.append(time.monotonic() - began)
 
     altering = threading.Thread(target=alter)
     with bank.writers(source, seed=9, count=1), sampled(source) as ages:
@@ -101,7 +101,8 @@ def test_five_minutes_with_snapshots_of_half_a_minute(
 
     assert seconds > 240
     assert 10 < max(ages) < 30.5
-    assert waits[0] < 3
+    assert len(waits) == 2
+    assert max(waits) < 3
     throttled = path.read_text().replace("throttle_mb_per_second: 0.4\n", "")
     path.write_text(throttled)
     assert start(source, target, path).wait(300) == 0

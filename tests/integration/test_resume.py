@@ -100,7 +100,7 @@ def test_a_refresh_goes_on_after_its_last_chunk(
 ) -> None:
     land_one(items, target, table)
     items.execute("UPDATE public.items SET amount = amount + 1, updated_at = now()")
-    kept = broken_off(items, target, {**table, **SMALL}, after=4)
+    kept = broken_off(items, target, {**table, **SMALL}, after=2)
 
     result = gone_on(items, target, table)
 
