@@ -107,6 +107,7 @@ class Landing:
         self._renew = renew
         self._source_is_lost = False
         self._kept = 0
+        self._needs_keys = False
         self._publication: Publication | None = None
         self._distrusted: str | None = None
         self._load: Load | None = None
@@ -256,7 +257,8 @@ class Landing:
             try:
                 self._close_and_publish(load, options)
             except KeysNeeded:
-                self._close_and_publish(load, options, by_keys=True)
+                self._needs_keys = True  # for later passes too: counts would tell them the same
+                self._close_and_publish(load, options)
         return self._finish(options)
 
     def _is_published(self) -> bool:
@@ -318,9 +320,8 @@ class Landing:
 
     # ------------------------------------------------------------ publish
 
-    def _close_and_publish(
-        self, load: Load, options: LandingOptions, *, by_keys: bool = False
-    ) -> None:
+    def _close_and_publish(self, load: Load, options: LandingOptions) -> None:
+        by_keys = self._needs_keys
         facts = close_reading(self.session, self._source, load, self.counts, by_keys=by_keys)
         self._publication = self._publish(load, facts, options)
 

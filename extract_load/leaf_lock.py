@@ -4,8 +4,6 @@ TRUNCATE and rewriting ALTER TABLE are not MVCC-safe (manual, 13.6): after one, 
 nothing, or rows that came later.
 """
 
-from collections.abc import Sequence
-
 from psycopg2 import sql
 
 from extract_load.catalog import Leaf
@@ -16,7 +14,8 @@ from extract_load.sql import queries
 
 _GONE = ("42P01", "3F000")
 """No table, or no schema, has that name: a partition was dropped, renamed, moved or split."""
-_NO_COLUMN = "42703"
+NO_COLUMN = "42703"
+"""A column was renamed or dropped; or a function of somebody's says so of its own."""
 
 
 def hold_still(reader: Session, leaf: Leaf) -> None:
@@ -54,18 +53,15 @@ def _lost(leaf: Leaf) -> SnapshotLost:
     )
 
 
-def as_altered(error: SourceError, leaves: Sequence[Leaf]) -> SourceError:
-    """Returns what a failed read of leaves means, where another error is clearer.
+def altered(leaf: Leaf, error: SourceError) -> SnapshotLost:
+    """Returns what it means that a column of a leaf is not there (`NO_COLUMN`) when it is read.
 
     A query names the columns that the snapshot's catalog has, and the server looks for them in
-    the present one: a column that is not there was renamed or dropped since. Not so where others
-    are read, whose queries are not ours.
+    the present one.
     """
-    if error.sqlstate != _NO_COLUMN or any(leaf.reads_others for leaf in leaves):
-        return error
     return SnapshotLost(
-        f"{leaves[0].name.said} was altered during the run",
-        f"{error.detail} Nothing was published.",
+        f"{leaf.name.said} was altered during the run",
+        f"{error.detail}. Nothing was published.",
         "Run again: it takes a new snapshot.",
     )
 

@@ -2,12 +2,19 @@
 
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from extract_load import log
 from extract_load.baseline import lsn_number
-from extract_load.catalog import TableSchema, read_lsn, read_row_versions
+from extract_load.catalog import (
+    Column,
+    Leaf,
+    TableSchema,
+    read_columns,
+    read_lsn,
+    read_row_versions,
+)
 from extract_load.connection import READ_CONSISTENT, WRITE, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SourceError, SourceUnavailable
@@ -59,6 +66,13 @@ class Observer:
         """Returns the versions of a plain table's catalog rows now; None where all are gone."""
         with self._looking() as session:
             return read_row_versions(session, [table]).get(table.oid)
+
+    def has_other_columns(self, leaves: Sequence[Leaf]) -> bool:
+        """Returns whether columns of leaves are not named now as the snapshot shows them."""
+        oids = [leaf.oid for leaf in leaves]
+        with self._looking() as session:
+            now = read_columns(session, oids, "look whether columns were renamed")
+        return any(_names(leaf.columns) != _names(now[leaf.oid]) for leaf in leaves)
 
     def fares(self) -> Fares:
         """Returns how the source fares."""
@@ -138,3 +152,7 @@ class Observer:
         """Ends the session."""
         if self._session is not None:
             self._registry.close(self._session)
+
+
+def _names(columns: Iterable[Column]) -> list[tuple[int, str]]:
+    return [(column.number, column.name) for column in columns]

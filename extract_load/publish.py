@@ -21,7 +21,7 @@ from extract_load.errors import RawTableTouched, TargetError, TargetUnavailable,
 from extract_load.load import Load, count_scratch, drop_scratch
 from extract_load.modes import MODES
 from extract_load.raw_mark import RawRows, read_rows, rows_of_chunks, why_touched
-from extract_load.raw_table import read_own_facts
+from extract_load.raw_table import read_foreign_keys, read_own_facts
 from extract_load.resume import uncovered_leaves
 from extract_load.table_plan import Publish, TablePlan
 from extract_load.type_contract import DELETED_AT, LOADED_AT
@@ -238,14 +238,20 @@ def _live_rows(
     """How many rows of the raw table are not soft-deleted, as it is published.
 
     This transaction sees one snapshot and its own changes: what it counted, with the rows that the
-    server says it inserted, less those it deleted, is what it would count again; unless a trigger
-    changed rows too, or a tombstone came back to life.
+    server says it inserted, is what it would count again; unless it deleted some, a tombstone came
+    back to life, or triggers changed rows too: its own, or those of a table that refers to it.
     """
     if after is not None:
         return after.live
-    if counted.live is None or plan.has_tombstones or _is_altered_by_others(session, plan):
+    if (
+        counted.live is None
+        or applied.deleted
+        or plan.has_tombstones
+        or _is_altered_by_others(session, plan)
+        or read_foreign_keys(session, plan.settings.target)
+    ):
         return count_live(session, plan)
-    return counted.live + applied.inserted - applied.deleted
+    return counted.live + applied.inserted
 
 
 def _verify_live_rows(plan: TablePlan, facts: SourceFacts, live: int) -> None:

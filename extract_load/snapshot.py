@@ -32,7 +32,7 @@ from extract_load.errors import (
 )
 from extract_load.governor import Governor
 from extract_load.identifiers import TableName
-from extract_load.leaf_lock import as_altered, hold_still, require_unrewritten
+from extract_load.leaf_lock import NO_COLUMN, altered, hold_still, require_unrewritten
 from extract_load.masking import SALT_SETTING
 from extract_load.observer import Observer
 from extract_load.one_clock import OneClock
@@ -129,7 +129,10 @@ class SourceSnapshot:
         self._require_young()
         try:
             with self._lock:
-                return self._tables.get(self.holder, name)
+                table = self._tables.get(self.holder, name)
+                # Its savepoint may have undone what the watch had set.
+                self.holder.execute(set_local(self._limits()))
+                return table
         except SourceUnavailable as error:
             raise self._lost(error) from error
 
@@ -225,7 +228,9 @@ class SourceSnapshot:
             try:
                 yield reader
             except SourceError as error:
-                raise as_altered(error, leaves) from error
+                if error.sqlstate == NO_COLUMN and self._observer.has_other_columns(leaves):
+                    raise altered(leaves[0], error) from error
+                raise
             if any(leaf.reads_others for leaf in leaves):
                 require_unrewritten(reader)
 

@@ -1,8 +1,10 @@
 """A source table as it can be landed: of which kind, and from which relations it is read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
+from extract_load import log
 from extract_load.catalog import (
     Heap,
     Leaf,
@@ -13,11 +15,15 @@ from extract_load.catalog import (
     read_row_versions,
     read_tables,
 )
-from extract_load.connection import Session
+from extract_load.connection import Session, set_local
 from extract_load.errors import SourceError
 from extract_load.identifiers import TableName
 
 _PLAIN = "r"
+_PATIENCE = "1s"
+"""How long all wait for a lock on one of them."""
+
+logger = log.get_logger(__name__)
 
 
 class SourceTables:
@@ -42,22 +48,56 @@ class SourceTables:
         Raises:
             SourceError: If there is none.
         """
+        if name not in self._found and self._expected:
+            self._read_expected(session)
         if name not in self._found:
-            names, self._expected = dict.fromkeys((name, *self._expected)), ()
-            self._found |= read_source_tables(session, tuple(names))
-        if name in self._found:
-            return self._found[name]
-        where = session.parameters
-        raise SourceError(
-            f'there is no table {name.said} in source "{where.conn_id}"',
-            f"Looked in {where.address}.",
-            "Check the name: case is never folded. The role also needs USAGE on the schema.",
-        )
+            with _without_a_trace(session):
+                self._found |= read_source_tables(session, [name])
+        return _required(session, name, self._found)
+
+    def _read_expected(self, session: Session) -> None:
+        """Reads about all at once; where one of them is locked or in the way, each by itself.
+
+        The size of a table is told to nobody while somebody rewrites it.
+        """
+        names, self._expected = tuple(dict.fromkeys(self._expected)), ()
+        try:
+            with _without_a_trace(session):
+                session.execute(set_local({"lock_timeout": _PATIENCE}))
+                self._found |= read_source_tables(session, names)
+        except SourceError as error:
+            logger.info("asks about each table by itself", extra={"why": error.detail})
+
+
+@contextmanager
+def _without_a_trace(session: Session) -> Iterator[None]:
+    """Frees the locks a block takes, and lets the transaction go on where it fails.
+
+    To print a view's query locks what it reads from, until the end.
+    """
+    session.execute("SAVEPOINT look")
+    try:
+        yield
+    finally:
+        session.execute("ROLLBACK TO SAVEPOINT look; RELEASE SAVEPOINT look")
 
 
 def read_source_table(session: Session, name: TableName) -> TableSchema:
     """Returns one table. Arguments and errors as above."""
-    return SourceTables().get(session, name)
+    return _required(session, name, read_source_tables(session, [name]))
+
+
+def _required(
+    session: Session, name: TableName, found: Mapping[TableName, TableSchema]
+) -> TableSchema:
+    if name in found:
+        return found[name]
+    where = session.parameters
+    raise SourceError(
+        f'there is no table {name.said} in source "{where.conn_id}"',
+        f"Looked in {where.address}.",
+        "Check the name: case is never folded. The role also needs USAGE on the schema.",
+    )
 
 
 def read_source_tables(

@@ -20,7 +20,7 @@ select
     exists (
         select from pg_trigger as trigger
         where trigger.tgrelid = class.oid and not trigger.tgisinternal
-            and trigger.tgenabled in ('O', 'A')
+            and trigger.tgenabled <> 'D'
     ) as has_triggers,
     array(
         select rule.rulename::text

@@ -9,6 +9,8 @@ import pytest
 from demo.embedded_server import EmbeddedServer
 from extract_load import closing, landing
 from extract_load.deletes import Evidence, SourceFacts
+from extract_load.errors import TargetUnavailable
+from extract_load.publish import publish
 from tests.support.landing import assert_equal, difference, land, land_one
 from tests.support.servers import Database
 
@@ -192,3 +194,50 @@ def test_rows_that_a_trigger_refuses_are_missed(
 
     assert result.error is not None
     assert "would have 1019" in result.error.detail
+
+
+def test_rows_that_a_trigger_elsewhere_takes_away_are_missed(
+    items: Database, target: Database
+) -> None:
+    """A foreign key follows a changed value into a table whose trigger comes back."""
+    items.execute("ALTER TABLE public.items ADD code int; UPDATE public.items SET code = id")
+    land_one(items, target, XMIN)
+    target.execute(
+        f"ALTER TABLE {RAW} ADD UNIQUE (code);"
+        f"CREATE TABLE public.notes (code int REFERENCES {RAW} (code) ON UPDATE CASCADE);"
+        "INSERT INTO public.notes VALUES (7);"
+        "CREATE FUNCTION public.take() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN DELETE FROM {RAW} WHERE id = 8; RETURN NULL; END $$;"
+        "CREATE TRIGGER take AFTER UPDATE ON public.notes FOR EACH ROW "
+        "EXECUTE FUNCTION public.take()"
+    )
+    items.execute("UPDATE public.items SET code = 5000 WHERE id = 7")
+
+    (result,) = land(items, target, XMIN).tables
+
+    assert result.error is not None
+    assert "would have 999" in result.error.detail
+
+
+def test_keys_that_were_needed_are_read_at_once_in_the_next_pass(
+    items: Database, target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts did not prove they would not prove again."""
+    land_one(items, target, XMIN)
+    items.execute(f"{CHANGE}; DELETE FROM public.items WHERE id = 7")
+    told = evidence_of(monkeypatch, lambda: None)
+
+    failures: list[bool] = []
+
+    def failing(*args: Any, **options: Any) -> Any:
+        if len(told) == 2 and not failures:
+            failures.append(True)
+            raise TargetUnavailable("the target is gone", "It was.", "Wait.")
+        return publish(*args, **options)
+
+    monkeypatch.setattr(landing, "publish", failing)
+    monkeypatch.setattr(landing, "PUBLISH_ATTEMPTS", 1)
+
+    assert land_one(items, target, XMIN).rows_deleted == 1
+    assert [each.is_by_count for each in told] == [True, False, False]
+    assert_equal(items, target, XMIN)

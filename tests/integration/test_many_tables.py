@@ -141,3 +141,60 @@ def test_tables_altered_before_their_turn_are_landed_as_they_are(
     assert done
     assert not report.failed, [str(one.error) for one in report.failed]
     assert_equal(some, target, *TABLES)
+
+
+def test_one_that_is_locked_keeps_no_other_waiting(some: Database, target: Database) -> None:
+    """To tell its size the server waits for whoever rewrites it."""
+    some.execute("CREATE MATERIALIZED VIEW public.m AS SELECT 1 AS id")
+    tables = [*TABLES, {"source": "public.m", "sync_mode": "full_sync"}]
+    done: list[int] = []
+    holder = some.connect()
+    holder.autocommit = False
+    with holder.cursor() as cursor:
+        cursor.execute("REFRESH MATERIALIZED VIEW public.m")
+
+    def free(chunks: int) -> None:
+        done.append(chunks)
+        if len(done) == len(TABLES):
+            holder.rollback()
+
+    report = land(some, target, *tables, after_chunk=free)
+    holder.close()
+
+    assert not report.failed, [str(one.error) for one in report.failed]
+    assert [one.retries for one in report.tables] == [0] * len(tables)
+
+
+def test_what_a_view_reads_is_not_locked_before_its_turn(some: Database, target: Database) -> None:
+    some.execute(
+        "CREATE TABLE public.orders AS SELECT 1 AS id; CREATE VIEW public.v AS TABLE public.orders"
+    )
+    tables = [*TABLES, {"source": "public.v", "sync_mode": "full_sync"}]
+    altered: list[int] = []
+
+    def alter(chunks: int) -> None:
+        if not altered:
+            altered.append(chunks)
+            some.execute("SET lock_timeout = '300ms'; ALTER TABLE public.orders ADD more int")
+
+    report = land(some, target, *tables, after_chunk=alter)
+
+    assert altered
+    assert not report.failed, [str(one.error) for one in report.failed]
+
+
+def test_a_function_that_misses_a_column_is_no_change_of_the_table(
+    some: Database, target: Database
+) -> None:
+    some.execute(
+        "CREATE FUNCTION public.fine(id int) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS "
+        "$$ DECLARE one record; BEGIN SELECT id AS a INTO one; RETURN one.b > 0; END $$"
+    )
+    table = {**TABLES[0], "custom_where": "fine(id)", "search_path": ["public"]}
+
+    (result,) = land(some, target, table).tables
+
+    assert result.error is not None
+    assert 'record "one" has no field "b"' in result.error.detail
+    assert "altered" not in str(result.error)
+    assert result.retries == 0
