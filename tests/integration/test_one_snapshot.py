@@ -154,7 +154,7 @@ def test_lost_checkpoints_are_a_crash_of_the_target(
         if chunks == 8:
             target.execute("TRUNCATE extract_load_scratch.chunks")
 
-    table = {**MODES["full"], "batch_size": 300, "max_retries": max_retries}
+    table = {**MODES["full"], "batch_size": 75, "max_retries": max_retries}
     (result,) = land(items, target, table, after_chunk=crash).tables
 
     if not max_retries:
