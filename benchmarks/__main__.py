@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.cases import CASES, PEER_CASES, QUICK
-from benchmarks.figures import Figures, as_chart, as_markdown
+from benchmarks.figures import Figures, as_chart, as_markdown, as_rows, rows_in
 from benchmarks.stand import Stand, stand
 from benchmarks.tables import EVENTS, SMALL_TABLES, USERS, WIDE, small
 
@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="part of a case's name; repeatable")
     parser.add_argument("--quick", action="store_true", help="only what matters most")
     parser.add_argument("--peers", action="store_true", help="other tools too, at a tenth")
-    parser.add_argument("--write", action="store_true", help="write docs/performance.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the figures into docs/performance.md"
+    )
     options = parser.parse_args()
     cases = QUICK if options.quick else (*CASES, *PEER_CASES) if options.peers else CASES
     only = options.only or [""]
@@ -47,11 +49,17 @@ def main() -> None:
             found.append(Figures(case.name, case.reference, case.limit, tuple(pairs[1:])))
             print(found[-1].as_line(), flush=True)
     if options.write:
-        command = f"python -m benchmarks --scale {options.scale:g} --pairs {options.pairs}"
-        command += "".join(f' --only "{part}"' for part in options.only or ())
-        text = f"{_machine(command)}\n\n{as_markdown(found)}\n{as_chart(found)}"
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(_WRITTEN.sub(lambda m: f"{m[1]}\n{text}\n{m[2]}", page), encoding="utf-8")
+        measured = f"{datetime.now(UTC):%Y-%m-%d}, {options.pairs} pairs, scale {options.scale:g}"
+        _write(as_rows(found, measured))
+
+
+def _write(new: dict[str, str]) -> None:
+    """Puts the rows of cases in the place of their old ones; the others stay."""
+    page = PAGE.read_text(encoding="utf-8")
+    known = rows_in(page) | new
+    rows = {case.name: known[case.name] for case in (*CASES, *PEER_CASES) if case.name in known}
+    text = f"{_machine()}\n\n{as_markdown(rows)}\n{as_chart(rows)}"
+    PAGE.write_text(_WRITTEN.sub(lambda m: f"{m[1]}\n{text}\n{m[2]}", page), encoding="utf-8")
 
 
 def _make_tables(servers: Stand, scale: float, case: str) -> None:
@@ -67,11 +75,11 @@ def _make_tables(servers: Stand, scale: float, case: str) -> None:
         servers.ask(servers.source, "CREATE INDEX ON public.users (updated_at)")
 
 
-def _machine(command: str) -> str:
+def _machine() -> str:
     memory = psutil.virtual_memory().total / 2**30
     return (
-        f"`{command}` on {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, "
-        f"PostgreSQL 18 to 18, {datetime.now(UTC):%Y-%m-%d}."
+        f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, PostgreSQL 18 to 18. "
+        "Peers are compared on a tenth of the scale."
     )
 
 

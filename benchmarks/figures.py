@@ -1,7 +1,8 @@
 """Costs into ratios, a table and a chart; pure."""
 
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.stand import Cost, median_cost
@@ -57,16 +58,39 @@ HEADS = (
     "client CPU s",
     "servers' CPU s",
     "target WAL MB",
+    "measured",
+)
+_ROW = re.compile(
+    r"^\| (?P<name>[^|]+) \|.*\*\*(?P<ratio>[\d.]+)\*\* \| [^|]+ \| (?P<limit>[\d.]*) \|.*\|$",
+    re.MULTILINE,
 )
 
 
-def as_markdown(found: Sequence[Figures]) -> str:
-    """Returns all cases as a table; figures of both ways where they differ in kind."""
-    rows = [HEADS, ("---",) * len(HEADS), *map(_row, found)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+def as_markdown(rows: Mapping[str, str]) -> str:
+    """Returns rows of cases, in their order, as a table."""
+    return "\n".join([_line(HEADS), _line(["---"] * len(HEADS)), *rows.values()]) + "\n"
 
 
-def _row(one: Figures) -> tuple[str, ...]:
+def as_rows(found: Sequence[Figures], measured: str) -> dict[str, str]:
+    """Returns each case's row by its name; two figures where both ways' differ in kind.
+
+    Args:
+        found: The cases.
+        measured: When, and with how much.
+    """
+    return {one.name: _line((*_cells(one), measured)) for one in found}
+
+
+def rows_in(text: str) -> dict[str, str]:
+    """Returns the rows that stand in a page by their case's name."""
+    return {match["name"]: match[0] for match in _ROW.finditer(text)}
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(one: Figures) -> tuple[str, ...]:
     theirs, ours = one.theirs, one.ours
     return (
         one.name,
@@ -83,10 +107,11 @@ def _row(one: Figures) -> tuple[str, ...]:
     )
 
 
-def as_chart(found: Sequence[Figures]) -> str:
-    """Returns the ratios as a chart in Mermaid, which shows in the page where it is read."""
-    names = ", ".join(f'"{one.name}"' for one in found)
-    ratios = ", ".join(f"{one.ratio:.2f}" for one in found)
+def as_chart(rows: Mapping[str, str]) -> str:
+    """Returns the ratios that have a limit as a chart in Mermaid, which the page shows."""
+    found = [match for match in map(_ROW.match, rows.values()) if match and match["limit"]]
+    names = ", ".join(f'"{match["name"]}"' for match in found)
+    ratios = ", ".join(match["ratio"] for match in found)
     return (
         "```mermaid\nxychart-beta horizontal\n"
         '    title "seconds of ours / seconds of the reference"\n'

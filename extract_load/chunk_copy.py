@@ -9,8 +9,8 @@ from extract_load.config import TableSettings
 from extract_load.connection import NOT_DURABLE, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import LeftBehind
-from extract_load.extract import copy_out_query
-from extract_load.load import Load, copy_in_query, copy_into
+from extract_load.extract import copy_out_query, reading_chunk
+from extract_load.load import Load, copy_from, copy_in_query
 from extract_load.resume import part_of
 from extract_load.shared_read import SharedRead, Tee, TooSlow
 from extract_load.snapshot import SourceSnapshot
@@ -43,7 +43,8 @@ def load_chunk(
         if not load.checkpoints.claim(session, chunk.number, part_of(plan, chunk), str(chunk)):
             return None
         if shared is None:
-            stats = copy_into(session, source, chunk.leaf, query, copy_in, doing)
+            with reading_chunk(source, plan, chunk) as reader:
+                stats = copy_from(reader, source, session, query, copy_in, doing)
         else:
             part = _Part(source, load, chunk, shared)
             stats = move(
@@ -89,7 +90,7 @@ class _Part:
         """Returns the rows that came into a stream."""
 
         def read(tee: Tee) -> int:
-            with self.source.reading(self.chunk.leaf) as reader:
+            with reading_chunk(self.source, self.load.plan, self.chunk) as reader:
                 self._reading = reader, tee
                 try:
                     query = copy_out_query(self.load.plan, self.chunk)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from contextvars import copy_context
 
 from extract_load.chunk_loading import LandingCounts
-from extract_load.config import Deletes
 from extract_load.connection import Session
 from extract_load.deletes import SourceFacts, gather
 from extract_load.errors import SchemaMismatch, SnapshotLost
@@ -26,14 +25,9 @@ def counting_ahead(source: SourceSnapshot, plan: TablePlan) -> Iterator[None]:
     and that error counts.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="count") as pool:
-        if _needs_count(plan):
+        if plan.counts_source:
             pool.submit(copy_context().run, count_rows, source, plan)
         yield
-
-
-def _needs_count(plan: TablePlan) -> bool:
-    follows_deletes = plan.deletes is not Deletes.IGNORE
-    return follows_deletes or (plan.is_baseline and plan.verifies_counts)
 
 
 def close_reading(
@@ -57,7 +51,7 @@ def close_reading(
         SnapshotLost: If the table was altered meanwhile.
     """
     plan = load.plan
-    rows = count_rows(source, plan) if _needs_count(plan) else None
+    rows = count_rows(source, plan) if plan.counts_source else None
     with source.governor.memory.turn():
         evidence = gather(session, source, load, rows or 0, by_keys=by_keys)
     counts.add(CopyStats(evidence.missing_rows, evidence.bytes))

@@ -1,5 +1,7 @@
 """What is read from a source: the queries of a plan, its counts, estimates."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from psycopg2 import sql
@@ -87,8 +89,44 @@ def copy_rows_query(plan: TablePlan, leaf: Leaf, keys: list[tuple[str, ...]]) ->
 
 
 def count_rows(source: SourceSnapshot, plan: TablePlan) -> int:
-    """Returns how many rows the table has in the snapshot."""
-    return sum(count_leaf(source, plan, leaf, plan.belongs) for leaf in plan.source.leaves)
+    """Returns how many rows the table has in the snapshot.
+
+    Leaves whose rows the reads of a delta passed are counted by that.
+    """
+    return sum(_count_of(source, plan, leaf) for leaf in plan.source.leaves)
+
+
+def _count_of(source: SourceSnapshot, plan: TablePlan, leaf: Leaf) -> int:
+    ranges = [chunk.range for chunk in plan.chunks if chunk.leaf.oid == leaf.oid]
+    passed = source.counts.passed(leaf.oid, ranges) if _is_counted_by_reading(plan) else None
+    return count_leaf(source, plan, leaf, plan.belongs) if passed is None else passed
+
+
+@contextmanager
+def reading_chunk(source: SourceSnapshot, plan: TablePlan, chunk: Chunk) -> Iterator[Session]:
+    """Yields a reader for one chunk; the rows it passes are counted where that counts the table."""
+    counts, leaf = source.counts, chunk.leaf
+    with (
+        source.reading(leaf) as reader,
+        counts.noting(reader, leaf.oid, chunk.range, plan.cut.version)
+        if _is_counted_by_reading(plan)
+        else nullcontext(),
+    ):
+        yield reader
+
+
+def _is_counted_by_reading(plan: TablePlan) -> bool:
+    """Whether the rows that a plan's reads pass are those of the table.
+
+    A baseline's are not asked: its count has to prove the reads. Nor those of small tables, one
+    chunk each: a count costs as little.
+    """
+    return (
+        plan.counts_source
+        and plan.settings.custom_where is None
+        and not plan.is_baseline
+        and len(plan.chunks) > len(plan.source.leaves)
+    )
 
 
 def count_leaf(
@@ -104,7 +142,7 @@ def count_leaf(
         with source.reading(leaf) as reader:
             return int(reader.execute(query, doing=f"count the rows of {leaf.name.said}")[0][0])
 
-    return source.counted(f"{leaf.search_path} {query!r}", ask)
+    return source.counts.answer(f"{leaf.search_path} {query!r}", ask)
 
 
 def largest_values(

@@ -125,15 +125,27 @@ def copy_into(
     Works in the caller's transaction.
     """
     with source.reading(leaf) as reader:
-        return move(
-            lambda stream: reader.copy(query, stream, doing),
-            lambda stream: session.copy(into, stream, doing),
-            stream_watch(source, reader, session),
-        )
+        return copy_from(reader, source, session, query, into, doing)
 
 
-def stream_watch(source: SourceSnapshot, reader: Session, session: Session) -> StreamWatch:
-    """Returns what a stream from a reader to a target may not exceed."""
+def copy_from(
+    reader: Session,
+    source: SourceSnapshot,
+    session: Session,
+    query: sql.Composable,
+    into: sql.Composable,
+    doing: str,
+) -> CopyStats:
+    """Returns what a COPY out of a reader brought. Works in the caller's transaction."""
+    return move(
+        lambda stream: reader.copy(query, stream, doing),
+        lambda stream: session.copy(into, stream, doing),
+        _watch(source, reader, session),
+    )
+
+
+def _watch(source: SourceSnapshot, reader: Session, session: Session) -> StreamWatch:
+    """What a stream from a reader to a target may not exceed."""
     return StreamWatch(
         stall_seconds=source.governor.run.stall_timeout.total_seconds(),
         source=reader,

@@ -8,8 +8,7 @@ of that time before each read.
 import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from uuid import uuid4
@@ -39,6 +38,7 @@ from extract_load.one_clock import OneClock
 from extract_load.open_transactions import read_open_transactions
 from extract_load.retry import QUERY_CANCELED
 from extract_load.sessions import SessionRegistry
+from extract_load.source_counts import SourceCounts
 from extract_load.source_table import SourceTables
 
 logger = log.get_logger(__name__)
@@ -105,8 +105,7 @@ class SourceSnapshot:
         self._busy: dict[Session, int] = {}
         self._yielding: set[Session] = set()
         self._tables = SourceTables(tables)
-        self._counts: dict[str, int] = {}
-        self._count_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.counts = SourceCounts()
         self._lock = threading.Lock()
         self._observer = Observer(parameters, registry)
         self._ended = threading.Event()
@@ -233,13 +232,6 @@ class SourceSnapshot:
                 raise
             if any(leaf.reads_others for leaf in leaves):
                 require_unrewritten(reader)
-
-    def counted(self, question: str, ask: Callable[[], int]) -> int:
-        """Returns the answer to a question, which nothing changes while the snapshot stands."""
-        with self._count_locks[question]:
-            if question not in self._counts:
-                self._counts[question] = ask()
-            return self._counts[question]
 
     def is_working(self, reader: Session) -> bool:
         """Returns whether the server still looks for rows for a reader that gets none."""

@@ -137,6 +137,12 @@ class TablePlan:
         return self.settings.verify is not Verify.OFF
 
     @property
+    def counts_source(self) -> bool:
+        """Whether the number of the source's rows is asked for."""
+        follows_deletes = self.deletes is not Deletes.IGNORE
+        return follows_deletes or (self.is_baseline and self.verifies_counts)
+
+    @property
     def relies_on_mark(self) -> bool:
         """Whether the rows that are not read are right only if nobody wrote into the raw table."""
         return self.settings.sync_mode is SyncMode.FULL_SYNC and not self.is_baseline

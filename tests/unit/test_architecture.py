@@ -30,7 +30,7 @@ ENGINE_LAYERS = [
     {"difference"},
     {"extract", "stream", "predicate_judge", "shared_read"},
     {"snapshot"},
-    {"observer", "leaf_lock"},
+    {"observer", "leaf_lock", "source_counts"},
     {"governor"},
     {"planner", "verdict", "table_rules"},
     {"report"},

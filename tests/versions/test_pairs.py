@@ -4,6 +4,8 @@ from itertools import product
 
 import pytest
 
+from tests.integration.test_counted_by_reading import assert_reads_count
+from tests.integration.test_counted_by_reading import create_items as create_many_items
 from tests.integration.test_types import IDENTICAL, TYPES, _split
 from tests.support.builds import MAJORS
 from tests.support.landing import assert_equal, land, land_one
@@ -37,6 +39,14 @@ def test_every_mode_follows_changes(mode: str, source: Database, target: Databas
     assert first.rows_inserted == 2000
     assert (second.rows_inserted, second.rows_deleted) == (200, 40)
     assert_equal(source, target, table)
+
+
+@pytest.mark.slow
+@pairs((14, 18), (15, 18), (16, 18), (17, 18))
+def test_reading_counts_the_source(source: Database) -> None:
+    create_many_items(source)
+    for seed in range(5):
+        assert_reads_count(source, seed)
 
 
 @EVERY_PAIR

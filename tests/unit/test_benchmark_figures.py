@@ -1,0 +1,48 @@
+"""The page of figures: a new run puts its own rows in the place of the old ones."""
+
+from benchmarks.figures import HEADS, Figures, as_chart, as_markdown, as_rows, rows_in
+from benchmarks.stand import Cost
+
+
+def figures(name: str, ratio: float, limit: float | None = 1.0) -> Figures:
+    def cost(seconds: float) -> Cost:
+        return Cost(seconds, 0.5, 66, 4.1, 295_000_000)
+
+    pairs = tuple((cost(10.0), cost(10.0 * ratio * wander)) for wander in (0.9, 1.0, 1.3))
+    return Figures(name, "psql | psql", limit, pairs)
+
+
+def test_a_page_is_read_as_it_was_written() -> None:
+    rows = as_rows([figures("first load, users", 0.8), figures("small tables", 300, None)], "today")
+
+    page = as_markdown(rows)
+
+    assert rows_in(page) == rows
+    assert page.splitlines()[0].count("|") == len(HEADS) + 1
+
+
+def test_the_ratio_is_the_median_of_the_pairs() -> None:
+    ((row,),) = (as_rows([figures("users", 0.8)], "today").values(),)
+
+    assert "| **0.80** | 0.72 to 1.04 | 1.00 |" in row
+    assert row.endswith("| today |")
+
+
+def test_a_newer_row_takes_its_place() -> None:
+    old = rows_in(as_markdown(as_rows([figures("a", 0.5), figures("b", 0.6)], "before")))
+    new = as_rows([figures("b", 0.7)], "today")
+
+    known = old | new
+
+    assert list(known) == ["a", "b"]
+    assert "**0.70**" in known["b"]
+    assert "before" in known["a"]
+
+
+def test_the_chart_has_what_is_to_be_reached() -> None:
+    rows = as_rows([figures("first load", 0.8), figures("small tables", 300, None)], "today")
+
+    chart = as_chart(rows)
+
+    assert 'x-axis ["first load"]' in chart
+    assert "bar [0.80]" in chart
