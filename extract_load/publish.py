@@ -18,13 +18,14 @@ from extract_load.connection import Session
 from extract_load.cursor import cursor_of
 from extract_load.deletes import Counted, SourceFacts, count_live, require_nothing_gone
 from extract_load.errors import RawTableTouched, TargetError, TargetUnavailable, VerificationFailed
+from extract_load.first_load import name_first_load
 from extract_load.load import Load, count_scratch, drop_scratch
 from extract_load.modes import MODES
 from extract_load.raw_mark import RawRows, read_rows, rows_of_chunks, why_touched
 from extract_load.raw_table import read_foreign_keys, read_own_facts
 from extract_load.resume import uncovered_leaves
 from extract_load.table_plan import Publish, TablePlan
-from extract_load.type_contract import DELETED_AT, LOADED_AT
+from extract_load.type_contract import LOADED_AT
 from extract_load.watermark import RawMark
 
 
@@ -78,7 +79,7 @@ def publish(
     counted = _counted(session, plan, facts, scratch_rows, before)
     if plan.publish is Publish.FIRST_LOAD:
         applied = Applied(inserted=scratch_rows)
-        _name_first_load(session, plan, loaded_at)
+        name_first_load(session, plan, loaded_at)
     else:
         applied = apply_difference(
             session, plan, loaded_at, facts, counted, allow_deletes=allow_deletes
@@ -270,66 +271,6 @@ def _failed(plan: TablePlan, what: str) -> VerificationFailed:
         f"{what[0].upper()}{what[1:]}. Nothing was published.",
         "Run the table once with --full-refresh; if it happens again, please report it.",
     )
-
-
-# ---------------------------------------------------------------- first load
-
-
-def _name_first_load(session: Session, plan: TablePlan, loaded_at: str) -> None:
-    """Gives the loaded table its landing columns and its name.
-
-    A column with a constant default costs no rewrite (manual, ALTER TABLE, Notes), so each row
-    gets the very time of the publish without having been loaded with it.
-    """
-    name, target = plan.scratch, plan.settings.target
-    session.execute(
-        sql.SQL("ALTER TABLE {} ADD COLUMN {} timestamptz NOT NULL DEFAULT {}").format(
-            name.sql, sql.Identifier(LOADED_AT), sql.Literal(loaded_at)
-        )
-    )
-    session.execute(
-        sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP DEFAULT").format(
-            name.sql, sql.Identifier(LOADED_AT)
-        )
-    )
-    if plan.deletes is Deletes.SOFT:
-        session.execute(
-            sql.SQL("ALTER TABLE {} ADD COLUMN {} timestamptz").format(
-                name.sql, sql.Identifier(DELETED_AT)
-            )
-        )
-    for column in plan.contract.columns:
-        if column.comment:
-            session.execute(
-                sql.SQL("COMMENT ON COLUMN {} IS {}").format(
-                    sql.Identifier(*name.parts, column.name), sql.Literal(column.comment)
-                )
-            )
-    session.execute(
-        sql.SQL("ALTER TABLE {} RENAME TO {}").format(name.sql, sql.Identifier(target.table)),
-        doing=f"name {target.said}",
-    )
-    if plan.key:
-        _name_key(session, plan)
-
-
-def _name_key(session: Session, plan: TablePlan) -> None:
-    """Names the primary key after the raw table, unless that name is taken or too long."""
-    target = plan.settings.target
-    wanted = f"{target.table}_pkey"
-    taken = session.execute(
-        "SELECT count(*) FROM pg_class WHERE relname = %(name)s "
-        "AND relnamespace = to_regnamespace(quote_ident(%(schema)s))",
-        {"name": wanted, "schema": target.schema},
-    )[0][0]
-    if not taken and len(wanted.encode()) <= 63:
-        session.execute(
-            sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(
-                target.sql,
-                sql.Identifier(f"{plan.scratch.table}_pkey"),
-                sql.Identifier(wanted),
-            )
-        )
 
 
 # ---------------------------------------------------------------- the watermark

@@ -22,7 +22,7 @@ ENGINE_LAYERS = [
     {"closing"},
     {"publish", "chunk_loading", "look"},
     {"chunk_copy"},
-    {"apply"},
+    {"apply", "first_load"},
     {"comparison", "deletes", "repair", "raw_mark"},
     {"evolution"},
     {"load", "multiset", "wide_rows"},
