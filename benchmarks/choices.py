@@ -7,12 +7,11 @@ gains what (docs/decisions/0013).
 """
 
 import argparse
-import queue
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,11 +40,13 @@ class Choices:
     is_durable: bool = False
     """Whether each chunk's commit waits for the disk."""
     is_key_first: bool = False
+    is_in_processes: bool = False
 
 
 WAYS = {
     "as built": Choices(),
     "1 worker": Choices(workers=1),
+    "2 processes": Choices(is_in_processes=True),
     "1 worker, one chunk": Choices(workers=1, chunk_rows=1 << 40),
     "chunks of 10k rows": Choices(chunk_rows=10_000),
     "reads of 8 KiB": Choices(read_bytes=1 << 13),
@@ -83,15 +84,16 @@ def _seconds(servers: Stand, choices: Choices, rows: int) -> float:
         servers.source,
         "SELECT pg_relation_size('public.users') / current_setting('block_size')::int",
     )
-    ranges: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
     step = max(1, blocks * choices.chunk_rows // rows)
-    for start in range(0, blocks, step):
-        ranges.put((start, start + step))
+    ranges = [(start, start + step) for start in range(0, blocks, step)]
+    pool_of = ProcessPoolExecutor if choices.is_in_processes else ThreadPoolExecutor
     with servers.settled():
         started = time.perf_counter()
-        with ThreadPoolExecutor(choices.workers) as pool:
+        with pool_of(choices.workers) as pool:
+            uris = servers.source_uri, servers.target_uri
             for work in [
-                pool.submit(_copy, servers, choices, ranges) for _ in range(choices.workers)
+                pool.submit(_copy, *uris, choices, ranges[place :: choices.workers])
+                for place in range(choices.workers)
             ]:
                 work.result()
         if not choices.is_key_first:
@@ -100,18 +102,14 @@ def _seconds(servers: Stand, choices: Choices, rows: int) -> float:
 
 
 def _copy(
-    servers: Stand, choices: Choices, ranges: "queue.SimpleQueue[tuple[int, int]]"
+    source_uri: str, target_uri: str, choices: Choices, ranges: Sequence[tuple[int, int]]
 ) -> CopyStats:
-    """Copies ranges of blocks until there are none."""
+    """Copies ranges of blocks, one after the other."""
     copied = CopyStats(0, 0)
-    with _cursor(servers.source_uri) as source, _cursor(servers.target_uri) as target:
+    with _cursor(source_uri) as source, _cursor(target_uri) as target:
         if not choices.is_durable:
             target.execute("SET synchronous_commit = off")
-        while True:
-            try:
-                start, stop = ranges.get_nowait()
-            except queue.Empty:
-                return copied
+        for start, stop in ranges:
             query = (
                 f"COPY (SELECT * FROM public.users WHERE ctid >= '({start},0)'"
                 f" AND ctid < '({min(stop, (1 << 32) - 2)},0)')"
@@ -128,6 +126,7 @@ def _copy(
                 return int(target.rowcount)
 
             copied += move(copy_out, copy_in)
+    return copied
 
 
 @contextmanager
