@@ -89,7 +89,7 @@ def since_publish(plan: TablePlan) -> Standing:
     if xmin_window(low, cut.xmax) is None or holds_names:
         return unknown(plan)
     altered = altered_leaves(watermark.fingerprint, plan.fingerprint)
-    written = xmin_predicate(low, cut.xmax)
+    written = xmin_predicate(low, cut.xmax, cut.version)
     recent = {
         leaf.oid: written if leaf.shows_xmin and leaf.oid not in altered else EVERY_ROW
         for leaf in leaves

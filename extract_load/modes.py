@@ -125,7 +125,7 @@ class IncrementalSync:
             return self.baseline(cut, NO_SNAPSHOT)
         if xmin_window(watermark.xid, cut.xmax) is None:
             return self.baseline(cut, WIDE_WINDOW)
-        late = xmin_predicate(watermark.xid, cut.xmax)
+        late = xmin_predicate(watermark.xid, cut.xmax, cut.version)
         return Reading(Window(low, cut.cut_at), sql.SQL("({} OR {})").format(predicate, late))
 
 
@@ -163,7 +163,7 @@ def _between(mode: Mode, cut: ServerCut, watermark: Watermark) -> Reading:
         return mode.baseline(cut, WIDE_WINDOW)
     if watermark.xid == cut.xmax:  # not one transaction began since
         return Reading(window, sql.SQL("false"), finds_directly=True)
-    return Reading(window, xmin_predicate(watermark.xid, cut.xmax))
+    return Reading(window, xmin_predicate(watermark.xid, cut.xmax, cut.version))
 
 
 MODES: dict[SyncMode, Mode] = {

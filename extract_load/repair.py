@@ -68,7 +68,8 @@ def _repaired(
     session: Session, source: SourceSnapshot, load: Load, kept: Sequence[Checkpoint]
 ) -> CopyStats:
     plan = load.plan
-    window = xmin_predicate(min(each.snapshot.xmin for each in kept), plan.cut.xmax)
+    oldest = min(each.snapshot.xmin for each in kept)
+    window = xmin_predicate(oldest, plan.cut.xmax, plan.cut.version)
     with session.transaction(settings=NOT_DURABLE, doing="commit a repair"):
         lease.hold(session, load.lease)
         load.checkpoints.delete(session, [REPAIR_CHUNK])

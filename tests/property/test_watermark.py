@@ -3,6 +3,7 @@
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from psycopg2 import sql
@@ -42,17 +43,35 @@ def test_a_window_is_told_only_where_it_is_one(low: int, high: int) -> None:
     assert (xmin_window(low, high) is not None) == (0 <= high - low < XID_SPAN)
 
 
-def test_the_predicate_says_that_arithmetic() -> None:
+def as_text(predicate: sql.Composable) -> str:
+    """Returns a predicate without the schemas it names."""
     text = "".join(
         part.string if isinstance(part, sql.SQL) else str(part.wrapped)
-        for part in xmin_predicate(XID_SPAN + 7, XID_SPAN + 17).seq  # type: ignore[attr-defined]
+        for part in predicate.seq  # type: ignore[attr-defined]
     )
     plain = text.replace("OPERATOR(pg_catalog.", "").replace("pg_catalog.", "")
-    for sign in "+%<":
+    for sign in "+%<=":
         plain = plain.replace(f"{sign})", sign)
-    assert plain == (
-        "(((xmin::text::bigint + 4294967289::bigint) % 4294967296::bigint) < 10::bigint)"
+    return plain
+
+
+@pytest.mark.parametrize(("width", "version"), [(1001, 180000), (10, 130000)])
+def test_the_predicate_says_that_arithmetic(width: int, version: int) -> None:
+    low = XID_SPAN + 7
+    assert as_text(xmin_predicate(low, low + width, version)) == (
+        f"(((xmin::text::bigint + 4294967289::bigint) % 4294967296::bigint) < {width}::bigint)"
     )
+
+
+@given(low=XIDS, width=st.integers(0, 1000), xmin=st.integers(0, XID_SPAN - 1))
+def test_a_small_window_names_the_same_transactions(low: int, width: int, xmin: int) -> None:
+    text = as_text(xmin_predicate(low, low + width, 140000))
+    assert text.startswith("(xmin = ANY ({")
+    named = [int(xid) for xid in text[len("(xmin = ANY ({") :].split("}")[0].split(",") if xid]
+
+    assert all(in_window(xid, low, low + width) for xid in named)
+    assert (xmin in named) == in_window(xmin, low, low + width)
+    assert len(named) == width
 
 
 @given(
