@@ -8,11 +8,10 @@ gains what (docs/decisions/0013).
 
 import argparse
 import statistics
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,56 +84,52 @@ def _seconds(servers: Stand, choices: Choices, rows: int) -> float:
         "SELECT pg_relation_size('public.users') / current_setting('block_size')::int",
     )
     step = max(1, blocks * choices.chunk_rows // rows)
-    ranges = [(start, start + step) for start in range(0, blocks, step)]
     pool_of = ProcessPoolExecutor if choices.is_in_processes else ThreadPoolExecutor
+    uris = servers.source_uri, servers.target_uri
     with servers.settled():
         started = time.perf_counter()
-        with pool_of(choices.workers) as pool:
-            uris = servers.source_uri, servers.target_uri
-            for work in [
-                pool.submit(_copy, *uris, choices, ranges[place :: choices.workers])
-                for place in range(choices.workers)
-            ]:
-                work.result()
+        with pool_of(choices.workers, initializer=_connect, initargs=(*uris, choices)) as pool:
+            list(pool.map(_copy, [(at, at + step) for at in range(0, blocks, step)]))
         if not choices.is_key_first:
             servers.ask(servers.target, KEY)
         return time.perf_counter() - started
 
 
-def _copy(
-    source_uri: str, target_uri: str, choices: Choices, ranges: Sequence[tuple[int, int]]
-) -> CopyStats:
-    """Copies ranges of blocks, one after the other."""
-    copied = CopyStats(0, 0)
-    with _cursor(source_uri) as source, _cursor(target_uri) as target:
-        if not choices.is_durable:
-            target.execute("SET synchronous_commit = off")
-        for start, stop in ranges:
-            query = (
-                f"COPY (SELECT * FROM public.users WHERE ctid >= '({start},0)'"
-                f" AND ctid < '({min(stop, (1 << 32) - 2)},0)')"
-                f" TO STDOUT (FORMAT {choices.format})"
-            )
-
-            def copy_out(stream: Any, query: str = query) -> int:
-                source.copy_expert(query, stream)
-                return int(source.rowcount)
-
-            def copy_in(stream: Any) -> int:
-                into = COPY_IN.format(format=choices.format)
-                target.copy_expert(into, stream, choices.read_bytes)
-                return int(target.rowcount)
-
-            copied += move(copy_out, copy_in)
-    return copied
+_worker = threading.local()
+"""A worker's two cursors, and its choices; a connection is closed when its thread ends."""
 
 
-@contextmanager
-def _cursor(uri: str) -> "Iterator[psycopg2.extensions.cursor]":
-    with closing(psycopg2.connect(uri)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            yield cursor
+def _connect(source_uri: str, target_uri: str, choices: Choices) -> None:
+    _worker.choices = choices
+    _worker.source, _worker.target = _cursor(source_uri), _cursor(target_uri)
+    if not choices.is_durable:
+        _worker.target.execute("SET synchronous_commit = off")
+
+
+def _cursor(uri: str) -> "psycopg2.extensions.cursor":
+    connection = psycopg2.connect(uri)
+    connection.autocommit = True
+    return connection.cursor()
+
+
+def _copy(blocks: tuple[int, int]) -> CopyStats:
+    """Copies a range of blocks in the worker that is free."""
+    choices, source, target = _worker.choices, _worker.source, _worker.target
+    start, stop = blocks[0], min(blocks[1], (1 << 32) - 2)
+    query = (
+        f"COPY (SELECT * FROM public.users WHERE ctid >= '({start},0)' AND ctid < '({stop},0)')"
+        f" TO STDOUT (FORMAT {choices.format})"
+    )
+
+    def copy_out(stream: Any) -> int:
+        source.copy_expert(query, stream)
+        return int(source.rowcount)
+
+    def copy_in(stream: Any) -> int:
+        target.copy_expert(COPY_IN.format(format=choices.format), stream, choices.read_bytes)
+        return int(target.rowcount)
+
+    return move(copy_out, copy_in)
 
 
 if __name__ == "__main__":

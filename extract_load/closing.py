@@ -51,7 +51,7 @@ def close_reading(
         SnapshotLost: If the table was altered meanwhile.
     """
     plan = load.plan
-    rows = count_rows(source, plan) if plan.counts_source else None
+    rows = count_rows(source, plan, anew=by_keys) if plan.counts_source else None
     with source.governor.memory.turn():
         evidence = gather(session, source, load, rows or 0, by_keys=by_keys)
     counts.add(CopyStats(evidence.missing_rows, evidence.bytes))

@@ -88,17 +88,23 @@ def copy_rows_query(plan: TablePlan, leaf: Leaf, keys: list[tuple[str, ...]]) ->
     return copy_leaf_query(plan, leaf, is_wanted)
 
 
-def count_rows(source: SourceSnapshot, plan: TablePlan) -> int:
+def count_rows(source: SourceSnapshot, plan: TablePlan, *, anew: bool = False) -> int:
     """Returns how many rows the table has in the snapshot.
 
     Leaves whose rows the reads of a delta passed are counted by that.
+
+    Args:
+        source: The snapshot.
+        plan: The table's.
+        anew: Whether what the reads passed does not count: it did not prove what it should.
     """
-    return sum(_count_of(source, plan, leaf) for leaf in plan.source.leaves)
+    is_read = not anew and _is_counted_by_reading(plan)
+    return sum(_count_of(source, plan, leaf, is_read=is_read) for leaf in plan.source.leaves)
 
 
-def _count_of(source: SourceSnapshot, plan: TablePlan, leaf: Leaf) -> int:
+def _count_of(source: SourceSnapshot, plan: TablePlan, leaf: Leaf, *, is_read: bool) -> int:
     ranges = [chunk.range for chunk in plan.chunks if chunk.leaf.oid == leaf.oid]
-    passed = source.counts.passed(leaf.oid, ranges) if _is_counted_by_reading(plan) else None
+    passed = source.counts.passed(leaf.oid, ranges) if is_read else None
     return count_leaf(source, plan, leaf, plan.belongs) if passed is None else passed
 
 
@@ -118,14 +124,14 @@ def reading_chunk(source: SourceSnapshot, plan: TablePlan, chunk: Chunk) -> Iter
 def _is_counted_by_reading(plan: TablePlan) -> bool:
     """Whether the rows that a plan's reads pass are those of the table.
 
-    A baseline's are not asked: its count has to prove the reads. Nor those of small tables, one
-    chunk each: a count costs as little.
+    A baseline's are not asked: its count has to prove the reads. Nor those of a mode whose window
+    an index may serve, nor of one chunk: counting that costs as little.
     """
     return (
-        plan.counts_source
+        plan.proves_equality_by_count
+        and plan.counts_source
         and plan.settings.custom_where is None
-        and not plan.is_baseline
-        and len(plan.chunks) > len(plan.source.leaves)
+        and len(plan.chunks) > 1
     )
 
 

@@ -13,10 +13,20 @@ from extract_load.connection import Session
 _PARALLEL_RANGES_VERSION = 190000
 """From 19 on a range of ctid may be read by parallel workers, whose rows the reader is not told."""
 
+_MAY_ASK = (
+    "SELECT pg_catalog.has_function_privilege('pg_catalog.' || name || '(oid)', 'EXECUTE') FROM "
+    "(VALUES ('pg_stat_get_xact_numscans'), ('pg_stat_get_xact_tuples_returned')) AS f (name)"
+)
+_BY_RANGES = (
+    "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_seqscan = off; {passed}"
+)
+"""What the planner may do instead, for a range that is most of its table, would not count."""
 _PASSED = (
     "SELECT pg_catalog.pg_stat_get_xact_numscans(oid), "
     "pg_catalog.pg_stat_get_xact_tuples_returned(oid) FROM pg_catalog.pg_class "
-    "WHERE oid = {oid} AND relam = 2 AND pg_catalog.current_setting('track_counts')::bool"
+    "WHERE oid OPERATOR(pg_catalog.=) {oid}::pg_catalog.oid "
+    "AND relam OPERATOR(pg_catalog.=) 2::pg_catalog.oid "
+    "AND pg_catalog.current_setting('track_counts')::pg_catalog.bool"
 )
 """2 is the OID of `heap`: other access methods count as they like."""
 
@@ -33,7 +43,8 @@ class SourceCounts:
         """Knows nothing yet."""
         self._answers: dict[str, int] = {}
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._passed: dict[tuple[int, BlockRange], int] = {}
+        self._passed: dict[tuple[int, BlockRange], int | None] = {}
+        self._may_ask: bool | None = None
 
     def answer(self, question: str, ask: Callable[[], int]) -> int:
         """Returns the answer to a question, asked once however many threads want it."""
@@ -44,26 +55,28 @@ class SourceCounts:
 
     @contextmanager
     def noting(self, reader: Session, oid: int, range_: Range, version: int) -> Iterator[None]:
-        """Notes how many live rows the block's read of one range passes, where that is certain.
+        """Notes how many live rows the block's read of one range passes, where that is told.
 
-        A number that is too large could hide a deleted row. So nothing else may have been counted:
-        a range that the planner has read by scanning all of the table is not noted.
+        The read must have no condition that an index serves: rows found by one are not counted.
 
         Args:
-            reader: In the snapshot.
+            reader: In the snapshot, in a savepoint that is rolled back after the block.
             oid: The leaf that is read.
             range_: Which of its blocks.
             version: The source's.
         """
         is_told = TID_RANGE_VERSION <= version < _PARALLEL_RANGES_VERSION
-        if not is_told or not isinstance(range_, BlockRange):
+        if not is_told or not isinstance(range_, BlockRange) or not self._is_allowed(reader):
             yield
             return
-        before = _passed_by(reader, oid)
+        before = _passed_by(reader, oid, sql.SQL(_BY_RANGES))
         yield
-        after = _passed_by(reader, oid)
-        if before is not None and after is not None and before[0] == after[0]:
-            self._passed[oid, range_] = after[1] - before[1]
+        after = _passed_by(reader, oid, sql.SQL("{passed}"))
+        if before is None or after is None or before[0] != after[0]:
+            return  # a scan of the whole leaf counts more than the range
+        rows = after[1] - before[1]
+        is_same = self._passed.setdefault((oid, range_), rows) == rows
+        self._passed[oid, range_] = rows if is_same else None
 
     def passed(self, oid: int, ranges: Iterable[Range]) -> int | None:
         """Returns the live rows of ranges that were all read, or None where one is not known."""
@@ -71,9 +84,15 @@ class SourceCounts:
         rows = [number for number in known if number is not None]
         return sum(rows) if rows and len(rows) == len(known) else None
 
+    def _is_allowed(self, reader: Session) -> bool:
+        """Whether the role may ask; PUBLIC may, unless somebody took it away."""
+        if self._may_ask is None:
+            self._may_ask = all(may for (may,) in reader.execute(_MAY_ASK, doing="ask for rights"))
+        return self._may_ask
 
-def _passed_by(reader: Session, oid: int) -> tuple[int, int] | None:
+
+def _passed_by(reader: Session, oid: int, statements: sql.SQL) -> tuple[int, int] | None:
     """Scans of the whole leaf that this transaction began, and rows they and ranges returned."""
-    query = sql.SQL(_PASSED).format(oid=sql.Literal(oid))
+    query = statements.format(passed=sql.SQL(_PASSED).format(oid=sql.Literal(oid)))
     found = reader.execute(query, doing="ask how many rows were read")
     return (int(found[0][0]), int(found[0][1])) if found else None

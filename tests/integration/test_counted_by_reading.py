@@ -13,6 +13,7 @@ from demo.embedded_server import EmbeddedServer
 from extract_load.chunking import BlockRange, Range, WholeTable, split_blocks
 from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.source_counts import SourceCounts
+from tests.support.doctor import new_role
 from tests.support.landing import assert_equal, land_one, session_on
 from tests.support.servers import Database
 
@@ -47,7 +48,9 @@ def items(source: Database) -> Database:
 
 
 @contextmanager
-def counts_asked(source: Database, server: EmbeddedServer) -> Iterator[list[str]]:
+def counts_asked(
+    source: Database, server: EmbeddedServer, count: str = COUNT
+) -> Iterator[list[str]]:
     """Yields a list that holds, after the block, the counts the source was asked for in it."""
     source.execute(f"ALTER DATABASE \"{source.name}\" SET log_statement = 'all'")
     log = Path(server.data_dir) / "server.log"
@@ -55,7 +58,7 @@ def counts_asked(source: Database, server: EmbeddedServer) -> Iterator[list[str]
     found: list[str] = []
     yield found
     lines = log.read_bytes()[before:].decode().splitlines()
-    found += [line for line in lines if COUNT in line]
+    found += [line for line in lines if count in line]
 
 
 @EVERY
@@ -89,7 +92,7 @@ def test_deleted_rows_are_missed(
     with counts_asked(items, source_server) as asked:
         result = land_one(items, target, table)
 
-    assert asked == []
+    assert len(asked) == 1  # that something is gone is not proved by what reads passed
     assert result.rows_deleted > 0
     assert_equal(items, target, table)
 
@@ -125,6 +128,97 @@ def test_rows_a_condition_leaves_out_are_not_counted(
 
     assert len(asked) == 1
     assert_equal(items, target, table)
+
+
+def test_rows_an_index_finds_are_not_counted(
+    items: Database, target: Database, source_server: EmbeddedServer
+) -> None:
+    """By (kind, at) the planner finds the rows of a range of blocks, and passes no others."""
+    items.execute(
+        "ALTER TABLE public.items ADD COLUMN kind int DEFAULT 1, ADD COLUMN at timestamptz;"
+        "UPDATE public.items SET at = timestamptz '2026-01-01' + id * interval '1 minute';"
+        "CREATE INDEX ON public.items (kind, at); VACUUM ANALYZE public.items"
+    )
+    table = {
+        **XMIN,
+        "sync_mode": "incremental_sync",
+        "incremental_field": "at",
+        "deletes": "hard",
+    }
+    land_one(items, target, table)
+    items.execute(
+        "UPDATE public.items SET body = 'changed', at = now() WHERE id = 7;"
+        "DELETE FROM public.items WHERE id = 8"
+    )
+
+    with counts_asked(items, source_server) as asked:
+        assert land_one(items, target, table).rows_deleted == 1
+
+    assert len(asked) == 1
+    assert_equal(items, target, table)
+
+
+def test_partitions_of_one_chunk_each_are_counted_by_reading(
+    source: Database, target: Database, source_server: EmbeddedServer
+) -> None:
+    source.execute(
+        "CREATE TABLE public.items (id int PRIMARY KEY, body text) PARTITION BY HASH (id)"
+    )
+    for rest in range(3):
+        source.execute(
+            f"CREATE TABLE public.items_{rest} PARTITION OF public.items"
+            f" FOR VALUES WITH (MODULUS 3, REMAINDER {rest})"
+        )
+    source.execute(
+        "INSERT INTO public.items SELECT i, 'body' FROM generate_series(1, 9000) AS i;"
+        "ANALYZE public.items"
+    )
+    table = {"source": "public.items", "sync_mode": "xmin_incremental"}
+    land_one(source, target, table)
+    source.execute("DELETE FROM public.items WHERE id IN (7, 8, 9)")
+
+    with counts_asked(source, source_server, 'SELECT count(*) FROM ONLY "public"."items') as asked:
+        assert land_one(source, target, table).rows_deleted == 3
+
+    assert len(asked) == 3  # it was not proved that nothing is gone
+    assert_equal(source, target, table)
+    with counts_asked(source, source_server, 'SELECT count(*) FROM ONLY "public"."items') as asked:
+        land_one(source, target, table)
+    assert asked == []
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_a_wrong_number_costs_a_count(
+    items: Database, target: Database, monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    """It may send the run to compare keys; it fails no run and is compared with no raw table."""
+    land_one(items, target, XMIN)
+    items.execute(f"{CHANGE}; DELETE FROM public.items WHERE id <= 5")
+    passed = SourceCounts.passed
+
+    def miscounted(self: SourceCounts, oid: int, ranges: Any) -> int | None:
+        rows = passed(self, oid, ranges)
+        return None if rows is None else rows + wrong
+
+    monkeypatch.setattr(SourceCounts, "passed", miscounted)
+    assert land_one(items, target, XMIN).rows_deleted == 5
+    assert_equal(items, target, XMIN)
+
+
+def test_who_may_not_ask_counts(
+    items: Database, target: Database, source_server: EmbeddedServer
+) -> None:
+    land_one(items, target, XMIN)
+    items.execute(CHANGE)
+    reader = new_role(items)
+    items.execute(f'GRANT SELECT ON public.items TO "{reader.user}"')
+    function = "FUNCTION pg_catalog.pg_stat_get_xact_tuples_returned(oid)"
+    items.execute(f"REVOKE EXECUTE ON {function} FROM PUBLIC")
+
+    with counts_asked(items, source_server) as asked:
+        assert land_one(reader, target, XMIN).rows_inserted == 50
+
+    assert len(asked) == 1
 
 
 def test_a_baseline_is_counted_by_itself(
@@ -216,5 +310,21 @@ def test_a_read_that_scans_the_whole_table_is_not_noted(items: Database) -> None
         reader.execute("SET LOCAL enable_tidscan = off")
         with counts.noting(reader, oid, range_, VERSION):
             read(reader, range_)
+
+    assert counts.passed(oid, [range_]) is None
+
+
+def test_two_numbers_for_one_range_are_none(items: Database) -> None:
+    """As of a read by ranges, and one that found its rows by an index."""
+    ((oid,),) = items.execute("SELECT 'public.items'::regclass::oid::bigint")
+    range_ = BlockRange(0, 3)
+    counts = SourceCounts()
+    with session_on(items, "source") as reader:
+        reader.begin(READ_CONSISTENT)
+        with counts.noting(reader, oid, range_, VERSION):
+            read(reader, range_)
+        assert counts.passed(oid, [range_]) is not None
+        with counts.noting(reader, oid, range_, VERSION):
+            reader.execute("SELECT FROM public.items WHERE id = 1")
 
     assert counts.passed(oid, [range_]) is None

@@ -55,7 +55,7 @@ def land_in_all(
     found = dict(zip(IDS, [*targets[:-1], last], strict=True))
     into: list[dict[str, Any]] = [{"conn_id": one, "table": "raw_data.items"} for one in found]
     into[-1] |= only_last or {}
-    table = {"source": "public.items", "batch_size": 500, "targets": into, **keys}
+    table = {"source": "public.items", "batch_size": 500, **keys, "targets": into}
     document = {"source_connection": "source", "stall_timeout": QUICK, "tables": [table]}
     addresses = {f"AIRFLOW_CONN_{one.upper()}": d.uri for one, d in found.items()}
     return run(
@@ -117,6 +117,23 @@ def test_equal_targets_read_the_source_once(
     change_items(source)
     again = land_in_all(source, targets, **keys)
     assert len({table.rows_read for table in again.tables}) == 1
+    for target in targets:
+        assert_equal(source, target, RAW)
+
+
+def test_a_delta_of_equal_targets_looks_at_each_row_once(
+    source: Database, targets: list[Database]
+) -> None:
+    """Its reads count the source, for all of them."""
+    create_items(source, ROWS)
+    keys: dict[str, Any] = {"sync_mode": "xmin_incremental", "batch_size": 100}
+    land_in_all(source, targets, **keys)
+    source.execute("UPDATE public.items SET body = 'changed' WHERE id % 50 = 0")
+
+    report, looked_at = rows_looked_at_by(source, lambda: land_in_all(source, targets, **keys))
+
+    assert [table.rows_updated for table in report.tables] == [ROWS // 50] * 3
+    assert looked_at == ROWS
     for target in targets:
         assert_equal(source, target, RAW)
 
