@@ -18,7 +18,8 @@ _BEGINNING = (
     "CREATE SEQUENCE public.unused_ids START 1000;"
 )
 _SETUPS = {
-    "plain": f"{_BEGINNING}CREATE TABLE public.t {_COLUMNS}",
+    # A few rows a block, and known so: several chunks, also in a window.
+    "plain": f"{_BEGINNING}CREATE TABLE public.t {_COLUMNS} WITH (fillfactor = 10)",
     "partitioned": f"{_BEGINNING}CREATE TABLE public.t {_COLUMNS} PARTITION BY RANGE (id);"
     "CREATE TABLE public.p0 PARTITION OF public.t FOR VALUES FROM (0) TO (20);"
     "CREATE TABLE public.p20 PARTITION OF public.t FOR VALUES FROM (20) TO (100);"
