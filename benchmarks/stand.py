@@ -114,8 +114,10 @@ class Stand:
         )
 
     def _environment(self) -> dict[str, str]:
+        # As installed: compiled once, not at each start.
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         return {
-            **os.environ,
+            **inherited,
             "AIRFLOW_CONN_SOURCE": self.source_uri,
             "AIRFLOW_CONN_TARGET": self.target_uri,
         }

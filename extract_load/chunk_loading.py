@@ -109,7 +109,7 @@ class ChunkLoading:
         ):
             futures = [
                 pool.submit(copy_context().run, self._load_chunk, source, load, chunk)
-                for chunk in chunks
+                for chunk in _in_turn(load.plan, chunks)
             ]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
@@ -189,6 +189,14 @@ class ChunkLoading:
             self._registry.close(session)
             raise
         self._registry.give_back(session)
+
+
+def _in_turn(plan: TablePlan, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+    """The chunks as they are begun: of a window the last first.
+
+    Most of its rows lie there, new and changed ones; begun last, one worker would read them alone.
+    """
+    return chunks if plan.is_baseline else chunks[::-1]
 
 
 def _readable_at_once(chunks: Sequence[Chunk]) -> int:
