@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import (
@@ -26,6 +26,9 @@ from extract_load.memory import MemoryBudget
 
 PIPE_BYTES = 1 << 20
 """Linux's largest pipe for an ordinary user; elsewhere the system's own size stays."""
+
+_WRITE_BYTES = 1 << 18
+"""What is written into the pipe at a time."""
 
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 _JOIN_SECONDS = 60.0
@@ -133,12 +136,19 @@ class PipeReader:
         self._writer_ended.set()
 
 
-class PipeWriter(io.BufferedWriter):
-    """The write end of the pipe."""
+class PipeWriter:
+    """The write end of the pipe.
+
+    psycopg2 calls `write` for each row, so it is that of a plain BufferedWriter: a subclass of it
+    looks up whether it is closed with every call.
+    """
 
     def __init__(self, descriptor: int, reader: PipeReader) -> None:
-        super().__init__(io.FileIO(descriptor, "wb"), 1 << 16)
+        self._file = io.BufferedWriter(io.FileIO(descriptor, "wb"), _WRITE_BYTES)
         self._reader = reader
+        self.write = self._file.write
+        self.flush = self._file.flush
+        self.close = self._file.close
 
     @property
     def starved_seconds(self) -> float:
@@ -275,7 +285,7 @@ class _Writer(threading.Thread):
             self._reader.end(self.error)
             self._close(stream)
 
-    def _close(self, stream: BinaryIO) -> None:
+    def _close(self, stream: PipeWriter) -> None:
         try:
             stream.close()
         except BrokenPipeError:

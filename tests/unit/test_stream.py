@@ -1,12 +1,11 @@
 """The pipe between two COPY commands: what broke off must never look finished."""
 
 import time
-from typing import BinaryIO
 
 import pytest
 
 from extract_load.errors import SourceUnavailable, TargetError, VerificationFailed
-from extract_load.stream import PipeReader, move
+from extract_load.stream import PipeReader, PipeWriter, move
 
 PIECE = b"x" * 100_000
 
@@ -17,7 +16,7 @@ def read_all(reader: PipeReader) -> int:
     return 10
 
 
-def write_all(stream: BinaryIO) -> int:
+def write_all(stream: PipeWriter) -> int:
     for _ in range(50):
         stream.write(PIECE)
     return 10
@@ -32,7 +31,7 @@ def test_a_source_that_breaks_off_is_an_error_for_the_target() -> None:
     """PostgreSQL takes an early end at a row's end for the whole table."""
     ended: list[str] = []
 
-    def break_off(stream: BinaryIO) -> int:
+    def break_off(stream: PipeWriter) -> int:
         stream.write(PIECE)
         stream.flush()
         time.sleep(0.05)
@@ -55,7 +54,7 @@ def test_a_source_that_breaks_off_is_an_error_for_the_target() -> None:
 def test_a_target_that_breaks_off_stops_the_source() -> None:
     written: list[int] = []
 
-    def write(stream: BinaryIO) -> int:
+    def write(stream: PipeWriter) -> int:
         for number in range(10_000):
             stream.write(PIECE)
             written.append(number)
@@ -71,7 +70,7 @@ def test_a_target_that_breaks_off_stops_the_source() -> None:
 
 
 def test_two_counts_that_differ_are_an_error() -> None:
-    def write(stream: BinaryIO) -> int:
+    def write(stream: PipeWriter) -> int:
         stream.write(PIECE)
         return 11
 
