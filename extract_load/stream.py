@@ -27,7 +27,7 @@ from extract_load.memory import MemoryBudget
 PIPE_BYTES = 1 << 20
 """Linux's largest pipe for an ordinary user; elsewhere the system's own size stays."""
 
-_WRITE_BYTES = 1 << 18
+_WRITE_BYTES = 1 << 16
 """What is written into the pipe at a time."""
 
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)

@@ -622,10 +622,10 @@ def test_a_fault_of_the_program_is_one_tables_failure(
     items.execute("CREATE TABLE public.other (id int PRIMARY KEY)")
     original = extract.count_rows
 
-    def broken(reading: SourceSnapshot, plan: Any) -> int:
+    def broken(reading: SourceSnapshot, plan: Any, *, anew: bool) -> int:
         if plan.settings.source.table == "items":
             raise ZeroDivisionError("by zero")
-        return original(reading, plan)
+        return original(reading, plan, anew=anew)
 
     monkeypatch.setattr("extract_load.closing.count_rows", broken)
     failed, done = land(items, target, FULL, {"source": "public.other"}).tables
