@@ -92,7 +92,8 @@ def xmin_predicate(low: int, high: int, version: int) -> sql.Composable:
     the other way round.
 
     A transaction id becomes a number by way of its text only. So those of a small window are
-    named instead, which costs the source a fifth (0.15 s of CPU a million rows, so 0.03 s).
+    named instead: with them a scan costs the source less than half (92 ms a million narrow rows,
+    so 40 ms).
 
     Args:
         low: The first transaction, in 64 bits.
