@@ -13,6 +13,7 @@ from demo.embedded_server import EmbeddedServer
 from extract_load.chunking import BlockRange, Range, WholeTable, split_blocks
 from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.source_counts import SourceCounts
+from tests.integration.test_counts import evidence_of
 from tests.support.doctor import new_role
 from tests.support.landing import assert_equal, land_one, session_on
 from tests.support.servers import Database
@@ -99,30 +100,40 @@ def test_deleted_rows_are_missed(
 
 
 def test_what_reads_do_not_tell_is_counted(
-    items: Database, target: Database, source_server: EmbeddedServer
+    items: Database,
+    target: Database,
+    source_server: EmbeddedServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     land_one(items, target, XMIN)
     items.execute(CHANGE)
     items.execute(f'ALTER DATABASE "{items.name}" SET track_counts = off')
+    told = evidence_of(monkeypatch, lambda: None)
 
     with counts_asked(items, source_server) as asked:
         land_one(items, target, XMIN)
 
     assert len(asked) == 1
+    assert [each.is_by_count for each in told] == [True], "the count proved it; no key was read"
     assert_equal(items, target, XMIN)
 
 
 def test_rows_a_condition_leaves_out_are_not_counted(
-    items: Database, target: Database, source_server: EmbeddedServer
+    items: Database,
+    target: Database,
+    source_server: EmbeddedServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     table = {**XMIN, "custom_where": "id % 2 = 0"}
     land_one(items, target, table)
-    items.execute(f"{CHANGE}; DELETE FROM public.items WHERE id = 8")
+    items.execute(CHANGE)
+    told = evidence_of(monkeypatch, lambda: None)
 
     with counts_asked(items, source_server) as asked:
-        assert land_one(items, target, table).rows_deleted == 1
+        land_one(items, target, table)
 
     assert len(asked) == 1
+    assert [each.is_by_count for each in told] == [True], "the count proved it; no key was read"
     assert_equal(items, target, table)
 
 
