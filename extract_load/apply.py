@@ -11,18 +11,18 @@ from extract_load.config import Deletes
 from extract_load.connection import Session
 from extract_load.deletes import Counted, SourceFacts, count_live, guard
 from extract_load.difference import (
-    count_new,
     delete_gone,
     differs_in,
+    has_late,
     insert_new,
     late_condition,
+    list_new,
     move_different,
     purge_tombstones,
     remove_ambiguous,
     same_key,
     update_different,
 )
-from extract_load.equality import EVERY_ROW
 from extract_load.errors import TargetError
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.ledger import SCRATCH_SCHEMA
@@ -73,15 +73,19 @@ def apply_difference(
             forbids a change or would spread it.
     """
     deleted, removed = _delete(session, plan, loaded_at, facts, allow_deletes=allow_deletes)
-    late = late_condition(plan)
+    late = _late_condition(session, plan)
     updated = inserted = late_updated = late_inserted = 0
-    new = _count_new(session, plan, counted) if plan.key else counted.landed
+    new = _list_new(session, plan, counted) if plan.key else counted.landed
     if plan.key and new < counted.landed:
         updated, late_updated = _update(session, plan, loaded_at, late)
     if new:
-        insert = insert_new if plan.key else insert_missing
+        insert = (
+            insert_new(plan, loaded_at, are_all=new == counted.landed)
+            if plan.key
+            else insert_missing(plan, loaded_at)
+        )
         with _explained(plan):
-            inserted, late_inserted = _changed(session, plan, insert(plan, loaded_at), late)
+            inserted, late_inserted = _changed(session, plan, insert, late)
     with _explained(plan):  # now, not at COMMIT, where nobody could tell what they are about
         session.execute("SET CONSTRAINTS ALL IMMEDIATE", doing="check deferred constraints")
     return Applied(inserted, updated, deleted, late_updated + late_inserted, removed)
@@ -152,16 +156,27 @@ def _told(keys: Sequence[ForeignKey]) -> str:
 # ---------------------------------------------------------------- changed and new rows
 
 
-def _count_new(session: Session, plan: TablePlan, counted: Counted) -> int:
-    """How many landed rows have a key that the raw table lacks, be it a tombstone's.
+def _list_new(session: Session, plan: TablePlan, counted: Counted) -> int:
+    """How many landed rows have a key that the raw table lacks, be it a tombstone's; listed.
 
-    Where none or all do, a join of whole rows is spared; after an UPDATE of every row it would
-    meet each of them twice (half a million rows: 1.0 s, this 0.3 s).
+    After the UPDATE the table itself would have to be asked for each key (delta of 100,000 rows in
+    5 million: 0.3 s, the list 0.1 s); and where none or all are new, a join is spared.
     """
     if counted.new is not None and not plan.has_tombstones:
         return counted.new
-    query = count_new(plan, EVERY_ROW)
-    return int(session.execute(query, doing=f"compare with {plan.settings.target.said}")[0][0])
+    return session.change(list_new(plan), doing=f"compare with {plan.settings.target.said}")
+
+
+def _late_condition(session: Session, plan: TablePlan) -> sql.Composable | None:
+    """The condition for a changed row to be late; None where no landed row is, which is usual.
+
+    Asking each changed row costs a delta of 100,000 rows 0.08 s, asking the landed ones 0.01 s.
+    """
+    landed, changed = late_condition(plan, "s"), late_condition(plan, "t")
+    if landed is None:
+        return None
+    doing = f"look for late rows of {plan.settings.source.said}"
+    return changed if session.execute(has_late(plan, landed), doing=doing)[0][0] else None
 
 
 def _update(

@@ -14,7 +14,7 @@ from extract_load.checkpoints import MISSING_ROWS_CHUNK, NO_PART
 from extract_load.comparison import raw_values, source_values
 from extract_load.config import Deletes
 from extract_load.connection import NOT_DURABLE, READ_CONSISTENT, Session
-from extract_load.difference import count_new, is_live, same_key
+from extract_load.difference import count_not_live, is_live, list_new, same_key
 from extract_load.digests import Buckets, key_digest
 from extract_load.equality import EVERY_ROW, Sums, add_sums, at_once, differing_buckets
 from extract_load.errors import GuardTripped, VerificationFailed
@@ -46,7 +46,7 @@ class Counted:
     live: int | None = None
     """Rows of the raw table that are not soft-deleted; None where nobody asked."""
     new: int | None = None
-    """Landed rows whose key none of them has; None likewise."""
+    """Landed rows whose key none of them has; None likewise. Listed, if there are no tombstones."""
 
 
 @dataclass(frozen=True)
@@ -235,9 +235,11 @@ def guard(plan: TablePlan, *, source_rows: int, live_rows: int, gone_rows: int) 
 
 
 def _count_new(session: Session, plan: TablePlan) -> int:
-    """Scratch rows whose key no live raw row has."""
-    query, doing = count_new(plan, is_live(plan, "t")), f"compare with {plan.settings.target.said}"
-    return int(session.execute(query, doing=doing)[0][0])
+    """Scratch rows whose key no live raw row has; without tombstones they are listed with it."""
+    doing = f"compare with {plan.settings.target.said}"
+    if not plan.has_tombstones:
+        return session.change(list_new(plan), doing=doing)
+    return int(session.execute(count_not_live(plan), doing=doing)[0][0])
 
 
 def _land_missing(session: Session, source: SourceSnapshot, load: Load) -> Evidence:

@@ -153,43 +153,70 @@ def _differs(plan: TablePlan) -> sql.Composable:
     return sql.SQL("({} OR {} IS NOT NULL)").format(differs, sql.Identifier("t", DELETED_AT))
 
 
-def insert_new(plan: TablePlan, loaded_at: str) -> sql.Composable:
-    """Returns the statement that inserts scratch rows whose key the raw table lacks."""
-    names = plan.contract.names
+def new_rows(plan: TablePlan) -> TableName:
+    """Returns the name of the table that lists new rows, in the publishing transaction only."""
+    return TableName(plan.scratch.schema, f"{plan.scratch.table}_new")
+
+
+def list_new(plan: TablePlan) -> sql.Composable:
+    """Returns the statement that lists the places of scratch rows whose key the raw table lacks.
+
+    Before anything is changed the index alone tells it, to several workers at once; after an
+    UPDATE each key costs a look at its row (manual, 67.1: the visibility map).
+    """
     return sql.SQL(
-        "INSERT INTO {raw} AS t ({names}, {loaded}) SELECT {values}, {at} FROM {scratch} AS s "
+        "CREATE UNLOGGED TABLE {listed} AS SELECT s.ctid AS place FROM {scratch} AS s "
         "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match})"
+    ).format(
+        listed=new_rows(plan).sql,
+        scratch=plan.scratch.sql,
+        raw=plan.settings.target.sql,
+        match=same_key(plan, "t", "s"),
+    )
+
+
+def insert_new(plan: TablePlan, loaded_at: str, *, are_all: bool) -> sql.Composable:
+    """Returns the statement that inserts the scratch rows that are listed as new.
+
+    Args:
+        plan: The table's.
+        loaded_at: The publish's own time.
+        are_all: Whether all of them are, and the list need not be asked.
+    """
+    names = plan.contract.names
+    # OFFSET keeps the subquery one: each row is found at its place, and no hash of whole rows
+    # goes through files.
+    listed = sql.SQL(
+        "{} AS listed CROSS JOIN LATERAL "
+        "(SELECT s.* FROM {} AS s WHERE s.ctid = listed.place OFFSET 0)"
+    )
+    return sql.SQL(
+        "INSERT INTO {raw} AS t ({names}, {loaded}) SELECT {values}, {at} FROM {rows} AS s"
     ).format(
         raw=plan.settings.target.sql,
         names=columns_sql(names),
         loaded=sql.Identifier(LOADED_AT),
         values=columns_sql(names, "s"),
         at=sql.Literal(loaded_at),
-        scratch=plan.scratch.sql,
-        match=same_key(plan, "t", "s"),
+        rows=plan.scratch.sql if are_all else listed.format(new_rows(plan).sql, plan.scratch.sql),
     )
 
 
-def count_new(plan: TablePlan, among: sql.Composable) -> sql.Composable:
-    """Returns the query for the number of scratch rows whose key no raw row has.
-
-    Args:
-        plan: The table's.
-        among: The condition for a raw row `t` to be asked.
-    """
+def count_not_live(plan: TablePlan) -> sql.Composable:
+    """Returns the query for the number of scratch rows whose key no live raw row has."""
     return sql.SQL(
         "SELECT count(*) FROM {scratch} AS s "
-        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match} AND {among})"
+        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match} AND {live})"
     ).format(
         scratch=plan.scratch.sql,
         raw=plan.settings.target.sql,
         match=same_key(plan, "t", "s"),
-        among=among,
+        live=is_live(plan, "t"),
     )
 
 
-def late_condition(plan: TablePlan) -> sql.Composable | None:
-    """Returns the condition for a changed row to lie below the last watermark: a late commit.
+def late_condition(plan: TablePlan, alias: str) -> sql.Composable | None:
+    """Returns the condition for a row to lie below the last watermark: changed, it came late.
 
     None where nothing can be late: baselines, and modes without a cursor.
     """
@@ -199,4 +226,9 @@ def late_condition(plan: TablePlan) -> sql.Composable | None:
     if watermark is None or watermark.cursor_value is None:
         return None
     cursor = cursor_of(plan.settings, plan.source)
-    return cursor.is_below("t", watermark.cursor_value, plan.cut)
+    return cursor.is_below(alias, watermark.cursor_value, plan.cut)
+
+
+def has_late(plan: TablePlan, is_late: sql.Composable) -> sql.Composable:
+    """Returns the query for whether a landed row `s` is late."""
+    return sql.SQL("SELECT EXISTS (SELECT FROM {} AS s WHERE {})").format(plan.scratch.sql, is_late)

@@ -108,7 +108,7 @@ def scratch_tables(target: TableName, name: str) -> tuple[TableName, ...]:
     """
     return (
         TableName(target.schema, name),
-        *(TableName(SCRATCH_SCHEMA, f"{name}{part}") for part in ("", "_keys", "_changed")),
+        *(TableName(SCRATCH_SCHEMA, f"{name}{part}") for part in ("", "_keys", "_changed", "_new")),
     )
 
 

@@ -81,6 +81,22 @@ def test_the_command_imports_no_airflow_and_no_dbt(
     assert done.returncode == 0, done.stderr
 
 
+def test_a_reader_that_has_gone_is_no_success(
+    users: Database, target: Database, tmp_path: Path
+) -> None:
+    """As in `extract-load plan | head -0`: what was not read was not said."""
+    path = write_settings(tmp_path / "tables.yml", USERS)
+    with subprocess.Popen(
+        [str(PROGRAM), "plan", "--config", str(path)],
+        env=clean_environment(environment(users, target)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as running:
+        assert running.stdout is not None
+        running.stdout.close()
+        assert running.wait(timeout=60) == 120  # what Python says of output that nobody took
+
+
 def test_help_comes_at_once() -> None:
     extract_load("--help")
     seconds = []
