@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,15 @@ NOT_BUILT_COMMANDS = frozenset({"discover", "report"})
 
 
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
-"""Python's 700 lets a start of 0.2 s look for garbage all the time, and find none."""
+"""A run leaves next to no cycles; Python's 700 lets its start look for them all the time."""
 
 
 class Terminated(BaseException):
     """SIGTERM, raised in the main thread."""
+
+
+class OutputLost(Exception):
+    """Standard output does not take what is said: a full disk, or a reader that has gone."""
 
 
 def main() -> None:
@@ -51,6 +56,9 @@ def main() -> None:
     except ConfigError as error:
         _print_error(error, is_json=False)
         status = error.exit_code
+    except OutputLost as lost:
+        print(f"error: the output was not written: {lost}", file=sys.stderr)
+        status = 1
     except (click.Abort, KeyboardInterrupt):
         print("error: interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
@@ -66,11 +74,11 @@ def _leave(status: int) -> None:
     Worker threads of an interrupted run may sit in a call that ends only with its server, and a
     tidy end would wait for them.
     """
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        sys.exit(status)  # nobody reads any more: Python has its own way to say so
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    with suppress(OSError):  # what a command says is flushed by now
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed
+            stream.flush()
     os._exit(status)
 
 
@@ -337,9 +345,16 @@ def _start_logging(*, debug: bool, quiet: bool) -> None:
 
 def _print(options: Mapping[str, Any], as_json: dict[str, Any], as_text: Callable[[], str]) -> None:
     if options["output"] == "json":
-        print(json.dumps(as_json, ensure_ascii=False, default=str))
+        _say(json.dumps(as_json, ensure_ascii=False, default=str))
     else:
-        print(as_text().rstrip("\n"))
+        _say(as_text().rstrip("\n"))
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        raise OutputLost(exc.strerror) from exc
 
 
 def _print_error(error: ExtractLoadError, *, is_json: bool) -> None:
@@ -349,4 +364,4 @@ def _print_error(error: ExtractLoadError, *, is_json: bool) -> None:
     shown: dict[str, Any] = {"status": "failed", "error": error.as_dict()}
     if isinstance(error, ConfigError):
         shown["problems"] = [vars(problem) for problem in error.problems]
-    print(json.dumps(shown, ensure_ascii=False))
+    _say(json.dumps(shown, ensure_ascii=False))

@@ -140,7 +140,7 @@ def require_nothing_gone(
         KeysNeeded: If something is gone, or somebody wrote into the raw table.
     """
     live = count_live(session, plan) if counted.live is None else counted.live
-    new = _count_new(session, plan)
+    new = _count_new(session, plan, counted.landed)
     if live + new != source_rows:
         raise KeysNeeded
     return replace(counted, live=live, new=new)
@@ -234,11 +234,23 @@ def guard(plan: TablePlan, *, source_rows: int, live_rows: int, gone_rows: int) 
         )
 
 
-def _count_new(session: Session, plan: TablePlan) -> int:
-    """Scratch rows whose key no live raw row has; without tombstones they are listed with it."""
+def list_new_rows(session: Session, plan: TablePlan, landed: int) -> int:
+    """Lists landed rows whose key the raw table lacks, and returns how many they are.
+
+    Args:
+        session: In the publishing transaction, which drops the list.
+        plan: The table's; it has a key.
+        landed: Rows in scratch: where there are none, there is no list.
+    """
     doing = f"compare with {plan.settings.target.said}"
+    return session.change(list_new(plan), doing=doing) if landed else 0
+
+
+def _count_new(session: Session, plan: TablePlan, landed: int) -> int:
+    """Scratch rows whose key no live raw row has; without tombstones they are listed with it."""
     if not plan.has_tombstones:
-        return session.change(list_new(plan), doing=doing)
+        return list_new_rows(session, plan, landed)
+    doing = f"compare with {plan.settings.target.said}"
     return int(session.execute(count_not_live(plan), doing=doing)[0][0])
 
 

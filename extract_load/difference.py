@@ -162,11 +162,12 @@ def list_new(plan: TablePlan) -> sql.Composable:
     """Returns the statement that lists the places of scratch rows whose key the raw table lacks.
 
     Before anything is changed the index alone tells it, to several workers at once; after an
-    UPDATE each key costs a look at its row (manual, 67.1: the visibility map).
+    UPDATE each key costs a look at its row (manual, 11.9: index-only scans). In the order of
+    their places, which is the source's, whatever the join.
     """
     return sql.SQL(
         "CREATE UNLOGGED TABLE {listed} AS SELECT s.ctid AS place FROM {scratch} AS s "
-        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match})"
+        "WHERE NOT EXISTS (SELECT FROM {raw} AS t WHERE {match}) ORDER BY s.ctid"
     ).format(
         listed=new_rows(plan).sql,
         scratch=plan.scratch.sql,
@@ -215,8 +216,8 @@ def count_not_live(plan: TablePlan) -> sql.Composable:
     )
 
 
-def late_condition(plan: TablePlan, alias: str) -> sql.Composable | None:
-    """Returns the condition for a row to lie below the last watermark: changed, it came late.
+def late_condition(plan: TablePlan) -> sql.Composable | None:
+    """Returns the condition for a changed row to lie below the last watermark: a late commit.
 
     None where nothing can be late: baselines, and modes without a cursor.
     """
@@ -226,9 +227,4 @@ def late_condition(plan: TablePlan, alias: str) -> sql.Composable | None:
     if watermark is None or watermark.cursor_value is None:
         return None
     cursor = cursor_of(plan.settings, plan.source)
-    return cursor.is_below(alias, watermark.cursor_value, plan.cut)
-
-
-def has_late(plan: TablePlan, is_late: sql.Composable) -> sql.Composable:
-    """Returns the query for whether a landed row `s` is late."""
-    return sql.SQL("SELECT EXISTS (SELECT FROM {} AS s WHERE {})").format(plan.scratch.sql, is_late)
+    return cursor.is_below("t", watermark.cursor_value, plan.cut)

@@ -1,8 +1,10 @@
 """`extract-load` as a process: what it prints, its JSON, its exit status, its errors."""
 
+import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,20 +83,46 @@ def test_the_command_imports_no_airflow_and_no_dbt(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_that_has_gone_is_no_success(
-    users: Database, target: Database, tmp_path: Path
+@pytest.mark.parametrize("tables", [1, 8, 40])
+def test_output_that_nobody_takes_is_no_success(
+    users: Database, target: Database, tmp_path: Path, tables: int
 ) -> None:
-    """As in `extract-load plan | head -0`: what was not read was not said."""
+    """Of any size: what a buffer of 4 or 8 KiB holds is not written before the end."""
+    named = ({**USERS, "target": f"raw_data.users_{number}"} for number in range(tables))
+    path = write_settings(tmp_path / "tables.yml", *named)
+    for output, said in (("/dev/full", "No space left on device"), ("pipe", "Broken pipe")):
+        with ExitStack() as stack:
+            if output == "pipe":
+                reading, writing = os.pipe()
+                os.close(reading)
+                stdout = stack.enter_context(os.fdopen(writing, "wb"))
+            else:
+                stdout = stack.enter_context(Path(output).open("wb"))
+            done = subprocess.run(
+                [str(PROGRAM), "plan", "--config", str(path)],
+                env=clean_environment(environment(users, target)),
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        assert done.returncode == 1, done.stderr
+        assert f"error: the output was not written: {said}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_closed_output_fails_nothing(users: Database, target: Database, tmp_path: Path) -> None:
     path = write_settings(tmp_path / "tables.yml", USERS)
-    with subprocess.Popen(
-        [str(PROGRAM), "plan", "--config", str(path)],
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {PROGRAM} run --config {path} >&-"],
         env=clean_environment(environment(users, target)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as running:
-        assert running.stdout is not None
-        running.stdout.close()
-        assert running.wait(timeout=60) == 120  # what Python says of output that nobody took
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_comes_at_once() -> None:
