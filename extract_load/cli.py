@@ -38,6 +38,9 @@ class OutputLost(Exception):
     """Standard output does not take what is said: a full disk, or a reader that has gone."""
 
 
+_LOST = 'What was done stands: "extract-load status" shows it, once there is room or a reader.'
+
+
 def main() -> None:
     """Runs the command line and exits with its status."""
     gc.disable()  # a start makes nothing but what stays; looking for garbage takes it 0.03 s
@@ -53,7 +56,7 @@ def main() -> None:
         _print_error(error, is_json=False)
         status = error.exit_code
     except OutputLost as lost:
-        print(f"error: the output was not written: {lost}", file=sys.stderr)
+        print(f"error: the output was not written\ndetail: {lost}.\nhint: {_LOST}", file=sys.stderr)
         status = 1
     except (click.Abort, KeyboardInterrupt):
         print("error: interrupted", file=sys.stderr)

@@ -163,7 +163,7 @@ def list_new(plan: TablePlan) -> sql.Composable:
 
     Before anything is changed the index alone tells it, to several workers at once; after an
     UPDATE each key costs a look at its row (manual, 11.9: index-only scans). In the order of
-    their places, which is the source's, whatever the join.
+    their places, that is as they were landed, whatever the join.
     """
     return sql.SQL(
         "CREATE UNLOGGED TABLE {listed} AS SELECT s.ctid AS place FROM {scratch} AS s "

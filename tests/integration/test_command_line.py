@@ -108,7 +108,7 @@ def test_output_that_nobody_takes_is_no_success(
                 check=False,
             )
         assert done.returncode == 1, done.stderr
-        assert f"error: the output was not written: {said}" in done.stderr
+        assert f"error: the output was not written\ndetail: {said}.\nhint: What was" in done.stderr
         assert "Traceback" not in done.stderr
 
 
@@ -123,6 +123,7 @@ def test_a_closed_output_fails_nothing(users: Database, target: Database, tmp_pa
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert_equal(users, target, USERS)
 
 
 def test_help_comes_at_once() -> None:
