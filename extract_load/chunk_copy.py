@@ -1,7 +1,7 @@
 """One chunk with its checkpoint, read by its target alone or once for several."""
 
+import io
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
 
 from extract_load import lease
 from extract_load.chunking import Chunk
@@ -12,9 +12,10 @@ from extract_load.errors import LeftBehind
 from extract_load.extract import copy_out_query, reading_chunk
 from extract_load.load import Load, copy_from, copy_in_query
 from extract_load.resume import part_of
-from extract_load.shared_read import SharedRead, Tee, TooSlow
+from extract_load.shared_read import SharedRead, TooSlow
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats, PipeWriter, StreamWatch, move
+from extract_load.tee import Tee
 
 
 def load_chunk(
@@ -89,12 +90,12 @@ class _Part:
     def copy_out(self, stream: PipeWriter, doing: str) -> int:
         """Returns the rows that came into a stream."""
 
-        def read(tee: Tee) -> int:
+        def read(into: "io.BufferedWriter[Tee]") -> int:
             with reading_chunk(self.source, self.load.plan, self.chunk) as reader:
-                self._reading = reader, tee
+                self._reading = reader, into.raw
                 try:
                     query = copy_out_query(self.load.plan, self.chunk)
-                    return reader.copy(query, cast(BinaryIO, tee), doing)
+                    return reader.copy(query, into, doing)
                 finally:
                     self._reading = None
 
@@ -104,7 +105,7 @@ class _Part:
         except TooSlow:
             raise LeftBehind(
                 f'target "{settings.target_connection}" keeps the others waiting',
-                "They go on without it.",
+                "They go on without it, and there is no room on disk for what it has yet to take.",
                 "It reads the rest by itself, from this chunk on.",
             ) from None
 

@@ -32,6 +32,7 @@ from extract_load.selection import resolve_all, select_tables
 from extract_load.sessions import SessionRegistry
 from extract_load.shared_read import SharedRead
 from extract_load.snapshot import SourceSnapshot
+from extract_load.spool import SpoolSpace
 from extract_load.table_plan import TablePlan
 from extract_load.tables_in_parallel import in_parallel
 
@@ -115,6 +116,7 @@ class Run:
         self._registry = SessionRegistry(lease.application_name(self.run_id))
         self._heartbeat = lease.Heartbeat(self.run_id, self._registry.sever)
         self._memory = MemoryBudget()
+        self._spool_space = SpoolSpace()
         self._governors = Once[Governor]()
         self._sources = Once[SourceSnapshot]()
         self._targets = Once[Session]()
@@ -179,7 +181,7 @@ class Run:
         if len(tables) == 1:
             return [(places[0], self._land(tables[0]))]
         members = [member_of(table) for table in tables if table.enabled]
-        shared = SharedRead(members, self._settings.run.stall_timeout.total_seconds())
+        shared = SharedRead(members, self._spool_space)
         with ThreadPoolExecutor(len(tables), thread_name_prefix="target") as pool:
             landing = [
                 pool.submit(copy_context().run, self._land, table, shared) for table in tables

@@ -1,52 +1,48 @@
 """One read of a source table for several targets.
 
 Targets whose runs would send the very same COPY, in the same snapshot, meet at each chunk: one of
-them reads, and what it reads goes to all. Who keeps the others waiting, does not come to a meeting
-in time, or takes no byte, is left out and reads by itself from then on.
+them reads, and what it reads goes to all. Who is late or slow holds up the others for a moment
+only: what it has yet to take waits on disk. Where that has no room, it reads by itself.
 """
 
+import io
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
-JOIN_SECONDS = 5.0
+from extract_load.spool import BLOCK_BYTES, Spool, SpoolSpace
+from extract_load.tee import Pipe, Tee
+
+JOIN_SECONDS = 0.5
 """How long the first target waits for the others before it begins."""
 
-HELD_UP_SECONDS = 5.0
+HELD_UP_SECONDS = 0.5
 """A target for which the others waited so long in all, ..."""
 
-HELD_UP_PART = 0.25
-"""... and for more than this part of the time, reads by itself from then on."""
+HELD_UP_PART = 0.05
+"""... and for more than this part of the time, is not waited for."""
 
-_LOOK_SECONDS = 0.25
-
-
-class Sink(Protocol):
-    """Where a target takes the rows of a chunk."""
-
-    def write(self, data: bytes, /) -> int:
-        """Takes all of it, and waits for room if it must."""
-
-    @property
-    def starved_seconds(self) -> float:
-        """Returns how long its other end has waited for bytes."""
+CopyOut = Callable[["io.BufferedWriter[Tee]"], int]
+"""Writes a COPY TO into a stream; returns its rows."""
 
 
 class TooSlow(Exception):
-    """The others waited for this target; they go on without it."""
+    """The others go on without this target, and there is no room for what it has yet to take."""
 
 
 @dataclass(eq=False)
 class _Meeting:
     """Those who want one chunk now."""
 
-    sinks: dict[object, Sink]
+    read: str
+    pipes: dict[object, Pipe]
     """By target."""
-    came_at: list[float]
+    last_came_at: float
+    spools: dict[object, Spool] = field(default_factory=dict)
+    """Of targets that take it later."""
     left_out: dict[object, Exception] = field(default_factory=dict)
     has_begun: bool = False
     has_ended: bool = False
@@ -57,18 +53,20 @@ class _Meeting:
 class SharedRead:
     """Where the targets of one source table meet."""
 
-    def __init__(self, members: Collection[object], patience_seconds: float) -> None:
+    def __init__(self, members: Collection[object], space: SpoolSpace) -> None:
         """Waits for nobody yet.
 
         Args:
             members: The targets, by any name.
-            patience_seconds: How long a chunk waits for a target that wants it too.
+            space: Where rows wait for those that are behind.
         """
+        self._space = space
         self._coming = set(members)
-        self._patience = patience_seconds
         self._wanted: dict[object, set[str]] = {}
         self._meetings: dict[str, _Meeting] = {}
+        self._spools: dict[tuple[object, str], Spool] = {}
         self._held_up: defaultdict[object, float] = defaultdict(float)
+        self._copying: set[tuple[object, str]] = set()
         self._alone: set[object] = set()
         self._began_at = time.monotonic()
         self._changed = threading.Condition()
@@ -77,6 +75,7 @@ class SharedRead:
         """Says that a target comes no more: it failed, or is done."""
         with self._changed:
             self._coming.discard(member)
+            self._forget_spools(member)
             self._changed.notify_all()
 
     @contextmanager
@@ -89,168 +88,188 @@ class SharedRead:
         """
         with self._changed:
             self._wanted[member] = set(reads)
+            self._forget_spools(member, kept=self._wanted[member])
             self._coming.discard(member)
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._coming, JOIN_SECONDS)
-            self._coming.clear()  # who is late finds the others at a later chunk, or reads alone
-            self._began_at = time.monotonic()
         try:
             yield
         finally:
             with self._changed:
                 del self._wanted[member]
+                self._forget_spools(member)
                 self._changed.notify_all()
 
-    def copy(self, member: object, read: str, sink: Sink, copy_out: Callable[["Tee"], int]) -> int:
-        """Returns the rows that went into a sink, read by this target or by another.
+    def copy(self, member: object, read: str, pipe: Pipe, copy_out: CopyOut) -> int:
+        """Returns the rows that went into a pipe, read by this target or by another.
 
         Args:
             member: Who.
             read: What.
-            sink: Where its rows go.
+            pipe: Where its rows go.
             copy_out: Reads them, if this target is the one.
 
         Raises:
             ExtractLoadError: What ended the read, in every target that waits for it.
-            TooSlow: If the others go on without this target; it reads by itself when it asks again.
+            TooSlow: If the others go on without this target, and nothing keeps its rows; it reads
+                by itself when it asks again.
         """
-        meeting, reads_itself = self._met(member, read, sink)
-        if reads_itself:
-            self._read_for_all(meeting, read, copy_out)
-        else:
+        with self._changed:  # at once: between the two, others could begin and keep it a spool
+            self._copying.add((member, read))
+            spool = self._spools.get((member, read))
+            if spool is None:
+                meeting, reads_itself = self._met(member, read, pipe)
+        try:
+            if spool is None:
+                if reads_itself:
+                    self._read_for_all(meeting, copy_out)
+                else:
+                    self._wait_for(meeting, member)
+                spool = meeting.spools.get(member)
+            if spool is not None:
+                rows = spool.copy_to(pipe)
+            elif member in meeting.left_out:
+                raise meeting.left_out[member]
+            elif meeting.error is not None:
+                raise meeting.error
+            else:
+                rows = meeting.rows
+        finally:
             with self._changed:
-                self._changed.wait_for(lambda: meeting.has_ended or member in meeting.left_out)
-        if member in meeting.left_out:
-            raise meeting.left_out[member]
-        if meeting.error is not None:
-            raise meeting.error
+                self._copying.discard((member, read))
+                if spool is not None:
+                    self._drop_spool(member, read, spool)
         with self._changed:
             self._wanted.get(member, set()).discard(read)
-        return meeting.rows
-
-    def holds_up(self, member: object, seconds: float) -> bool:
-        """Returns whether a target reads by itself from now on.
-
-        Args:
-            member: Who.
-            seconds: How much longer the others have waited for it.
-        """
-        with self._changed:
-            self._held_up[member] += seconds
-            elapsed = time.monotonic() - self._began_at
-            if self._held_up[member] < max(HELD_UP_SECONDS, HELD_UP_PART * elapsed):
-                return False
-            self.go_alone(member)
-            return True
+        return rows
 
     def go_alone(self, member: object) -> None:
-        """Lets a target read by itself from now on; nobody waits for it."""
+        """Lets a target read by itself from now on, but for what is kept for it."""
         with self._changed:
             self._alone.add(member)
             self._wanted.get(member, set()).clear()
             self._changed.notify_all()
 
-    def leave_out(self, meeting: _Meeting, member: object, error: Exception) -> None:
-        """Lets a target end its part of a meeting, while the others go on."""
-        with self._changed:
-            meeting.left_out[member] = error
-            self._changed.notify_all()
+    # ------------------------------------------------------------ meetings
 
-    def _met(self, member: object, read: str, sink: Sink) -> tuple[_Meeting, bool]:
+    def _met(self, member: object, read: str, pipe: Pipe) -> tuple[_Meeting, bool]:
         """The meeting for a chunk, and whether this target is the one that reads."""
-        with self._changed:
-            now = time.monotonic()
-            if member in self._alone:
-                return _Meeting({member: sink}, [now], has_begun=True), True
-            meeting = self._meetings.get(read)
-            if meeting is not None and not meeting.has_begun:
-                meeting.sinks[member] = sink
-                meeting.came_at.append(now)
-                self._changed.notify_all()
-                return meeting, False
-            meeting = self._meetings[read] = _Meeting({member: sink}, [now])
-            self._changed.wait_for(lambda: not self._absent(meeting, read), self._patience)
-            for wanted in self._absent(meeting, read):
-                wanted.clear()  # nobody waits for that target again
-            meeting.has_begun = True
-        if len(meeting.sinks) > 1:
-            *_, last = meeting.sinks
-            waited = meeting.came_at[-1] - meeting.came_at[-2]
-            if self.holds_up(last, waited):
-                self.leave_out(meeting, last, TooSlow())
+        now = time.monotonic()
+        if member in self._alone:
+            return _Meeting(read, {member: pipe}, now, has_begun=True), True
+        meeting = self._meetings.get(read)
+        if meeting is not None and not meeting.has_begun:
+            self._holds_up(member, now - meeting.last_came_at)
+            meeting.last_came_at = now
+            meeting.pipes[member] = pipe
+            self._changed.notify_all()
+            return meeting, False
+        meeting = self._meetings[read] = _Meeting(read, {member: pipe}, now)
+        self._changed.wait_for(lambda: not self._awaited(meeting), HELD_UP_SECONDS)
+        waited = time.monotonic() - meeting.last_came_at
+        for absent in self._awaited(meeting):
+            self._holds_up(absent, waited)
+        for absent in self._absent(meeting):
+            if (absent, read) not in self._spools:  # else an earlier read kept it
+                self._spool_for(meeting, absent)
+        meeting.has_begun = True
         return meeting, True
 
-    def _absent(self, meeting: _Meeting, read: str) -> list[set[str]]:
-        """What the targets want that want a chunk and have not come."""
+    def _absent(self, meeting: _Meeting) -> list[object]:
+        """The targets that want a chunk, or may, and are not at it."""
+        wanting = [one for one, reads in self._wanted.items() if meeting.read in reads]
+        members = (*wanting, *self._coming)
+        return [one for one in members if (one, meeting.read) not in self._copying]
+
+    def _awaited(self, meeting: _Meeting) -> list[object]:
+        """Those of them that are not behind."""
         return [
-            wanted
-            for member, wanted in self._wanted.items()
-            if read in wanted and member not in meeting.sinks
+            one
+            for one in self._absent(meeting)
+            if one not in self._coming and not self._is_behind(one)
         ]
 
-    def _read_for_all(self, meeting: _Meeting, read: str, copy_out: Callable[["Tee"], int]) -> None:
+    def _wait_for(self, meeting: _Meeting, member: object) -> None:
+        """Waits until another has read a chunk for a target, or goes on without it."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: meeting.has_ended or member in meeting.left_out or member in meeting.spools
+            )
+
+    def _read_for_all(self, meeting: _Meeting, copy_out: CopyOut) -> None:
+        tee = Tee(
+            meeting.pipes,
+            meeting.spools,
+            self._holds_up,
+            lambda member: self._spool_for(meeting, member),
+            lambda member, error: self._leave_out(meeting, member, error),
+        )
         try:
-            meeting.rows = copy_out(Tee(self, meeting))
+            stream = io.BufferedWriter(tee, BLOCK_BYTES)
+            meeting.rows = copy_out(stream)
+            stream.flush()
         except BaseException as error:  # noqa: BLE001 - raised in every target that waits
             meeting.error = error
         finally:
+            tee.end()
             with self._changed:
                 meeting.has_ended = True
-                if self._meetings.get(read) is meeting:
-                    del self._meetings[read]
+                if self._meetings.get(meeting.read) is meeting:
+                    del self._meetings[meeting.read]
+                for member in list(meeting.spools):
+                    self._end_spool(meeting, member, meeting.rows, meeting.error)
                 self._changed.notify_all()
 
+    # ------------------------------------------------------------ who is behind
 
-class Tee:
-    """A stream into several; one that breaks or is too slow is left out, and the others go on."""
+    def _holds_up(self, member: object, seconds: float) -> bool:
+        """Whether the others go on without a target that let them wait for so much longer."""
+        with self._changed:
+            self._held_up[member] += seconds
+            return self._is_behind(member)
 
-    def __init__(self, shared: SharedRead, meeting: _Meeting) -> None:
-        self._shared = shared
-        self._meeting = meeting
-        self._open = {m: sink for m, sink in meeting.sinks.items() if m not in meeting.left_out}
-        self._look_at = 0.0
-        self._begin_to_look()
-        self.is_writing = False
-        """Whether somebody is to take bytes now."""
+    def _is_behind(self, member: object) -> bool:
+        elapsed = time.monotonic() - self._began_at
+        return self._held_up[member] >= max(HELD_UP_SECONDS, HELD_UP_PART * elapsed)
 
-    def write(self, data: bytes) -> int:
-        """Writes to all that still take it.
-
-        Raises:
-            BrokenPipeError: If nobody does.
-        """
-        self.is_writing = True
-        began = time.monotonic()
-        for member, sink in list(self._open.items()):
+    def _spool_for(self, meeting: _Meeting, member: object) -> Spool | None:
+        """A new spool for a target; where there is no room, it reads by itself."""
+        with self._changed:
             try:
-                sink.write(data)
+                spool = Spool(self._space)
             except OSError as error:
-                self._leave_out(member, error)
-            ended = time.monotonic()
-            self._blocked[member] += ended - began
-            began = ended
-        self.is_writing = False
-        if not self._open:
-            raise BrokenPipeError
-        if began > self._look_at:
-            self._look()
-        return len(data)
+                self._leave_out(meeting, member, error)
+                return None
+            self._spools[member, meeting.read] = meeting.spools[member] = spool
+            self._changed.notify_all()
+            return spool
 
-    def _leave_out(self, member: object, error: Exception) -> None:
-        del self._open[member]
-        self._shared.leave_out(self._meeting, member, error)
+    def _leave_out(self, meeting: _Meeting, member: object, error: Exception) -> None:
+        """Lets a target end its part of a meeting, while the others go on."""
+        with self._changed:
+            if not isinstance(error, BrokenPipeError):  # that is the end of its own COPY
+                error = TooSlow()
+                self.go_alone(member)
+            meeting.left_out[member] = error
+            if member in meeting.spools:
+                self._end_spool(meeting, member, 0, error)
+            self._changed.notify_all()
 
-    def _look(self) -> None:
-        """Leaves out whom the others wait for: it is full, and meanwhile they starve."""
-        starved = {m: sink.starved_seconds - self._starved[m] for m, sink in self._open.items()}
-        for member in list(self._open):
-            others = [seconds for other, seconds in starved.items() if other != member]
-            waited = min(self._blocked[member], max(others, default=0.0))
-            if waited and self._shared.holds_up(member, waited):
-                self._leave_out(member, TooSlow())
-        self._begin_to_look()
+    def _end_spool(
+        self, meeting: _Meeting, member: object, rows: int, error: BaseException | None
+    ) -> None:
+        """Says that a spool has all, or why not; one that lacks something waits for nobody."""
+        spool = meeting.spools[member]
+        spool.end(rows, error)
+        if error is not None and (member, meeting.read) not in self._copying:
+            self._drop_spool(member, meeting.read, spool)
 
-    def _begin_to_look(self) -> None:
-        self._look_at = time.monotonic() + _LOOK_SECONDS
-        self._blocked = dict.fromkeys(self._open, 0.0)
-        self._starved = {member: sink.starved_seconds for member, sink in self._open.items()}
+    def _drop_spool(self, member: object, read: str, spool: Spool) -> None:
+        if self._spools.get((member, read)) is spool:
+            del self._spools[member, read]
+        spool.close()
+
+    def _forget_spools(self, member: object, kept: Collection[str] = ()) -> None:
+        for (one, read), spool in list(self._spools.items()):
+            if one == member and read not in kept:
+                self._drop_spool(one, read, spool)

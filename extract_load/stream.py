@@ -7,11 +7,13 @@ the target does.
 import fcntl
 import io
 import os
+import select
 import struct
 import termios
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,14 +25,13 @@ from extract_load.errors import (
     VerificationFailed,
 )
 from extract_load.memory import MemoryBudget
+from extract_load.spool import BLOCK_BYTES
 
 PIPE_BYTES = 1 << 20
 """Linux's largest pipe for an ordinary user; elsewhere the system's own size stays."""
 
-_WRITE_BYTES = 1 << 16
-"""What is written into the pipe at a time."""
-
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
+_F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", None)
 _JOIN_SECONDS = 60.0
 
 CopyOut = Callable[["PipeWriter"], int]
@@ -127,8 +128,7 @@ class PipeReader:
     @property
     def waiting_bytes(self) -> int:
         """How many bytes wait in the pipe."""
-        size = fcntl.ioctl(self._descriptor, termios.FIONREAD, b"\0" * 4)
-        return int(struct.unpack("i", size)[0])
+        return _waiting_bytes(self._descriptor)
 
     def end(self, error: BaseException | None) -> None:
         """Says how the writer ended; to be called before its end of the pipe is closed."""
@@ -144,8 +144,10 @@ class PipeWriter:
     """
 
     def __init__(self, descriptor: int, reader: PipeReader) -> None:
-        self._file = io.BufferedWriter(io.FileIO(descriptor, "wb"), _WRITE_BYTES)
+        self._file = io.BufferedWriter(io.FileIO(descriptor, "wb"), BLOCK_BYTES)
         self._reader = reader
+        self._descriptor = descriptor
+        self._full_at = max(_pipe_bytes(descriptor) - 2 * BLOCK_BYTES, 0)
         self.write = self._file.write
         self.flush = self._file.flush
         self.close = self._file.close
@@ -154,6 +156,19 @@ class PipeWriter:
     def starved_seconds(self) -> float:
         """How long the other end has waited for bytes."""
         return self._reader.starved_seconds
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a block goes in without waiting, and the one that may be in the buffer.
+
+        Also where nobody reads any more: that writing fails is for the writer to find out.
+        """
+        return _waiting_bytes(self._descriptor) <= self._full_at or self._is_broken()
+
+    def _is_broken(self) -> bool:
+        looked_at = select.poll()
+        looked_at.register(self._descriptor, 0)
+        return bool(looked_at.poll(0))
 
 
 def move(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None = None) -> CopyStats:
@@ -178,8 +193,7 @@ def move(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None = None) -
 
 def _moved(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None) -> CopyStats:
     read_end, write_end = os.pipe()
-    if _F_SETPIPE_SZ is not None:
-        fcntl.fcntl(write_end, _F_SETPIPE_SZ, PIPE_BYTES)
+    _widen(write_end)
     reader = PipeReader(read_end, watch.pace) if watch else PipeReader(read_end)
     writer = _Writer(copy_out, write_end, reader)
     watchdog = _Watchdog(reader, watch) if watch else None
@@ -206,6 +220,22 @@ def _moved(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None) -> Cop
             "Run again; if it happens again, please report it.",
         )
     return CopyStats(rows, reader.bytes)
+
+
+def _widen(pipe: int) -> None:
+    """Makes a pipe as large as it may be; an ordinary user has room for 64 of these (pipe(7))."""
+    if _F_SETPIPE_SZ is not None:
+        with suppress(PermissionError):
+            fcntl.fcntl(pipe, _F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _waiting_bytes(pipe: int) -> int:
+    size = fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4)
+    return int(struct.unpack("i", size)[0])
+
+
+def _pipe_bytes(pipe: int) -> int:
+    return fcntl.fcntl(pipe, _F_GETPIPE_SZ) if _F_GETPIPE_SZ is not None else 0
 
 
 class _Watchdog(threading.Thread):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from demo.embedded_server import EmbeddedServer, free_ports
-from extract_load import shared_read
+from extract_load import spool
 from extract_load.report import RunReport
 from extract_load.runner import RunOptions, run
 from extract_load.settings_file import settings_from_document
@@ -186,27 +186,34 @@ def test_a_target_that_is_cut_off_in_the_middle_catches_up(
         assert_equal(source, target, RAW)
 
 
-def test_a_target_that_is_slower_for_seconds_is_not_read_for_again(
-    source: Database, targets: list[Database], wire: Wire
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_target_that_is_much_slower_holds_up_nobody(
+    source: Database, targets: list[Database], wire: Wire, workers: int
 ) -> None:
+    """Also without any retry allowed: to be slow is no fault. And nothing is read twice."""
     create_items(source, ROWS)
-    wire.to_server_per_second = 500_000.0
+    wire.to_server_per_second = 150_000.0
 
     report, looked_at = rows_looked_at_by(
-        source, lambda: land_in_all(source, targets, last_port=wire.port)
+        source,
+        lambda: land_in_all(
+            source, targets, last_port=wire.port, max_retries=0, parallel_workers=workers
+        ),
     )
 
-    assert report.status == "done"
+    assert [table.error for table in report.tables] == [None] * 3
+    *healthy, slow = report.tables
+    assert max(table.seconds for table in healthy) < slow.seconds / 2
     assert looked_at == 2 * ROWS
     for target in targets:
         assert_equal(source, target, RAW)
+        assert leftovers(target) == []
 
 
-def test_a_target_that_is_much_slower_reads_by_itself(
+def test_where_the_disk_has_no_room_a_slow_target_reads_by_itself(
     source: Database, targets: list[Database], wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also without any retry allowed: to be slow is no fault."""
-    monkeypatch.setattr(shared_read, "HELD_UP_SECONDS", 0.5)
+    monkeypatch.setattr(spool, "MOST_BYTES", 200_000)
     create_items(source, ROWS)
     wire.to_server_per_second = 150_000.0
 

@@ -29,6 +29,8 @@ ENGINE_LAYERS = [
     {"resume"},
     {"difference"},
     {"extract", "stream", "predicate_judge", "shared_read"},
+    {"tee"},
+    {"spool"},
     {"snapshot"},
     {"observer", "leaf_lock", "source_counts"},
     {"governor"},

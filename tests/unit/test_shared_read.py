@@ -2,45 +2,65 @@
 
 import io
 import random
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from extract_load import shared_read
-from extract_load.shared_read import SharedRead, Tee, TooSlow
+from extract_load.shared_read import CopyOut, SharedRead, TooSlow
+from extract_load.spool import BLOCK_BYTES, SpoolSpace
+from extract_load.tee import Tee
 
 CHUNKS = [f"chunk {number}" for number in range(12)]
+LIMIT_SECONDS = 60
+ROOM = SpoolSpace(1 << 30)
+BLOCKS = 50
 
 
 class Taking(io.BytesIO):
-    """A stream whose reader never waits."""
+    """A pipe whose reader never waits."""
 
     starved_seconds = 0.0
+    has_room = True
 
 
-class Breaking(Taking):
-    """A stream whose reader goes away."""
+class Fitful(Taking):
+    """A pipe that is full at times, and whose reader may go away."""
 
-    def __init__(self, *, breaks: bool) -> None:
+    def __init__(self, dice: random.Random, *, breaks: bool, full: float) -> None:
         super().__init__()
-        self.breaks = breaks
+        self._dice = dice
+        self._breaks = breaks
+        self._full = full
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        if self.breaks:
+    @property
+    def has_room(self) -> bool:  # type: ignore[override]
+        return self._breaks or self._dice.random() >= self._full
+
+    @property
+    def starved_seconds(self) -> float:  # type: ignore[override]
+        return time.monotonic()
+
+    def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
+        if self._breaks:
             raise BrokenPipeError
         return super().write(data)
 
 
-def reading(
-    chunk: str, count: list[str], fails: float, dice: random.Random
-) -> Callable[[Tee], int]:
-    def read(tee: Tee) -> int:
+def content(chunk: str) -> bytes:
+    """Three blocks and a bit."""
+    return f"rows of {chunk}".encode() * (BLOCK_BYTES // 4)
+
+
+def reading(chunk: str, count: list[str], fails: float, dice: random.Random) -> CopyOut:
+    def read(stream: "io.BufferedWriter[Tee]") -> int:
         count.append(chunk)
-        for part in (b"rows of ", chunk.encode()):
-            tee.write(part)
+        rows = content(chunk)
+        for at in range(0, len(rows), 50_000):
+            stream.write(rows[at : at + 50_000])
             if dice.random() < fails:
                 raise ConnectionError(chunk)
         return len(chunk)
@@ -48,27 +68,34 @@ def reading(
     return read
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_each_gets_all_of_every_chunk(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_read, "JOIN_SECONDS", 0.05)
+@pytest.mark.parametrize("space", [0, 500_000, 1 << 30])
+@pytest.mark.parametrize("seed", range(20))
+def test_each_gets_all_of_every_chunk(
+    seed: int, space: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is late, slow, or broken, whatever fails, and however little fits on the disk."""
+    monkeypatch.setattr(shared_read, "JOIN_SECONDS", 0.02)
+    monkeypatch.setattr(shared_read, "HELD_UP_SECONDS", 0.01)
     dice = random.Random(seed)
-    fails, breaks = dice.choice([0.0, 0.1]), dice.choice([0.0, 0.2])
+    fails, breaks = dice.choice([0.0, 0.02]), dice.choice([0.0, 0.2])
     members = range(dice.randrange(2, 5))
     workers = dice.randrange(1, 4)
-    shared = SharedRead(list(members), 0.2)
+    room = SpoolSpace(space)
+    shared = SharedRead(list(members), room)
     count: list[str] = []
     got: dict[tuple[int, str], bytes] = {}
 
     def bring(member: int, chunk: str) -> None:
         for _ in range(100):
             time.sleep(dice.random() * 0.002)
-            stream = Breaking(breaks=dice.random() < breaks)
+            full = dice.choice([0.0, 0.5, 0.9])
+            pipe = Fitful(dice, breaks=dice.random() < breaks, full=full)
             try:
-                rows = shared.copy(member, chunk, stream, reading(chunk, count, fails, dice))
-            except (ConnectionError, BrokenPipeError):
+                rows = shared.copy(member, chunk, pipe, reading(chunk, count, fails, dice))
+            except (ConnectionError, TooSlow):
                 continue
             assert rows == len(chunk)
-            got[member, chunk] = stream.getvalue()
+            got[member, chunk] = pipe.getvalue()
             return
 
     def land(member: int) -> None:
@@ -81,125 +108,166 @@ def test_each_gets_all_of_every_chunk(seed: int, monkeypatch: pytest.MonkeyPatch
             for done in [pool.submit(bring, member, chunk) for chunk in mine]:
                 done.result()
         wanted.update((member, chunk) for chunk in mine)
+        shared.leave(member)
 
     wanted: set[tuple[int, str]] = set()
+    in_parallel(land, members)
+
+    assert set(got) == wanted
+    assert all(got[member, chunk] == content(chunk) for member, chunk in wanted)
+    assert room.take(space), "all of the disk is given back"
+
+
+def in_parallel(land: Callable[[Any], object], members: Sequence[object]) -> None:
     with ThreadPoolExecutor(len(members)) as pool:
         for done in [pool.submit(land, member) for member in members]:
-            done.result(timeout=60)
-
-    assert got == {(member, chunk): f"rows of {chunk}".encode() for member, chunk in wanted}
+            done.result(timeout=LIMIT_SECONDS)
 
 
 def test_equal_wishes_are_one_read() -> None:
-    shared = SharedRead(["a", "b", "c"], 5)
+    shared = SharedRead(["a", "b", "c"], ROOM)
     count: list[str] = []
 
-    def land(member: str) -> None:
+    def land(member: object) -> None:
         with shared.joined(member, CHUNKS):
             for chunk in CHUNKS:
-                stream = Taking()
-                read = reading(chunk, count, 0, random.Random())
-                shared.copy(member, chunk, stream, read)
-                assert stream.getvalue() == f"rows of {chunk}".encode()
+                pipe = Taking()
+                shared.copy(member, chunk, pipe, reading(chunk, count, 0, random.Random()))
+                assert pipe.getvalue() == content(chunk)
 
-    with ThreadPoolExecutor(3) as pool:
-        for done in [pool.submit(land, member) for member in "abc"]:
-            done.result(timeout=30)
+    in_parallel(land, "abc")
     assert count == CHUNKS
 
 
-def test_who_does_not_come_is_not_waited_for_twice() -> None:
-    shared = SharedRead(["a", "late"], 0.3)
-    is_over = threading.Event()
-
-    def stay_away() -> None:
-        with shared.joined("late", CHUNKS):
-            is_over.wait(30)
-
-    absent = threading.Thread(target=stay_away)
-    absent.start()
+def test_who_joins_late_finds_what_was_read_meanwhile() -> None:
+    shared = SharedRead(["quick", "late"], ROOM)
+    count: list[str] = []
     started = time.monotonic()
+
+    def land(member: str) -> float:
+        with shared.joined(member, CHUNKS):
+            for chunk in CHUNKS:
+                pipe = Taking()
+                shared.copy(member, chunk, pipe, reading(chunk, count, 0, random.Random()))
+                assert pipe.getvalue() == content(chunk)
+        return time.monotonic() - started
+
+    took = land("quick")
+    land("late")
+    assert shared_read.JOIN_SECONDS <= took < 2 * shared_read.JOIN_SECONDS
+    assert count == CHUNKS
+
+
+def test_what_was_kept_for_a_target_that_never_came_is_gone() -> None:
+    room = SpoolSpace(1 << 30)
+    shared = SharedRead(["a", "down"], room)
     with shared.joined("a", CHUNKS):
         for chunk in CHUNKS:
-            read = reading(chunk, [], 0, random.Random())
-            shared.copy("a", chunk, Taking(), read)
-    is_over.set()
-    absent.join(10)
-    assert 0.3 <= time.monotonic() - started < 2
+            shared.copy("a", chunk, Taking(), reading(chunk, [], 0, random.Random()))
+        assert not room.take(1 << 30)
+    shared.leave("down")
+    assert room.take(1 << 30)
 
 
-class Pipe:
-    """A stream whose reader takes a while, and starves while others are full."""
+class Slow:
+    """A pipe of a moment's length, whose reader takes a while for each block."""
 
-    def __init__(self, seconds_each: float, world: "list[Pipe]") -> None:
+    def __init__(self, seconds_each: float) -> None:
         self.seconds_each = seconds_each
-        self.starved_seconds = 0.0
         self.data = b""
-        self._world = world
-        world.append(self)
+        self._takes_again_at = self._idle_since = time.monotonic()
+        self._starved = 0.0
 
-    def write(self, data: bytes, /) -> int:
-        time.sleep(self.seconds_each)
-        for other in self._world:
-            other.starved_seconds += max(self.seconds_each - other.seconds_each, 0.0)
+    @property
+    def has_room(self) -> bool:
+        return time.monotonic() >= self._takes_again_at
+
+    @property
+    def starved_seconds(self) -> float:
+        return self._starved + max(time.monotonic() - self._takes_again_at, 0.0)
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        self._starved = self.starved_seconds
+        now = time.monotonic()
+        time.sleep(max(self._takes_again_at - now, 0.0))
+        self._takes_again_at = time.monotonic() + self.seconds_each
         self.data += data
         return len(data)
 
 
-def copied_by(shared: SharedRead, member: str, chunk: str, pipe: Pipe) -> bool:
-    """Whether a member got a chunk that is written in many pieces; else it is left out."""
+def copied_by(shared: SharedRead, member: str, chunk: str, pipe: Slow, reads: list[str]) -> bool:
+    """Whether a member got a chunk of many blocks; else it is to read by itself."""
 
-    def read(tee: Tee) -> int:
-        for _ in range(100):
-            tee.write(b"row")
-        return 100
+    def read(stream: "io.BufferedWriter[Tee]") -> int:
+        reads.append(chunk)
+        for _ in range(BLOCKS):
+            stream.write(b"r" * BLOCK_BYTES)
+        return BLOCKS
 
     try:
-        return shared.copy(member, chunk, pipe, read) == 100
+        return shared.copy(member, chunk, pipe, read) == BLOCKS
     except TooSlow:
         return False
 
 
-@pytest.mark.parametrize(("seconds_each", "is_left_out"), [(0.02, True), (0.0, False)])
 @pytest.mark.parametrize("first", ["slow", "quick"])
-def test_who_keeps_the_others_waiting_reads_by_itself(
-    seconds_each: float, is_left_out: bool, first: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared_read, "HELD_UP_SECONDS", 0.3)
-    shared = SharedRead(["quick", "slow"], 5)
-    world: list[Pipe] = []
-    pipes = {"slow": Pipe(seconds_each, world), "quick": Pipe(0.0, world)}
-    got: dict[str, list[bool]] = {"slow": [], "quick": []}
+def test_the_others_go_on_without_the_slow_one(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has yet to take waits on disk, and nothing is read twice."""
+    monkeypatch.setattr(shared_read, "HELD_UP_SECONDS", 0.2)
+    shared = SharedRead(["quick", "slow"], ROOM)
+    pipes = {"slow": Slow(0.02), "quick": Slow(0.001)}
+    took: dict[object, float] = {}
+    reads: list[str] = []
 
     def land(member: str) -> None:
-        with shared.joined(member, CHUNKS[:2]):
+        with shared.joined(member, CHUNKS[:3]):
+            started = time.monotonic()
             if member != first:
                 time.sleep(0.05)
-            for chunk in CHUNKS[:2]:
-                got[member].append(copied_by(shared, member, chunk, pipes[member]))
+            for chunk in CHUNKS[:3]:
+                assert copied_by(shared, member, chunk, pipes[member], reads)
+            took[member] = time.monotonic() - started
 
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(land, member) for member in pipes]:
-            done.result(timeout=30)
-    assert got == {"quick": [True, True], "slow": [not is_left_out, True]}
-    assert pipes["quick"].data == b"row" * 200
+    in_parallel(land, list(pipes))
+    assert all(pipe.data == b"r" * (3 * BLOCKS * BLOCK_BYTES) for pipe in pipes.values())
+    assert reads == CHUNKS[:3]
+    assert took["quick"] < 1.5 < 3 * BLOCKS * 0.02 * 0.9 < took["slow"]
 
 
-def test_who_comes_late_each_time_reads_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_disk_has_no_room_the_slow_one_reads_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(shared_read, "HELD_UP_SECONDS", 0.2)
-    shared = SharedRead(["quick", "late"], 5)
-    world: list[Pipe] = []
-    got: dict[str, list[bool]] = {"late": [], "quick": []}
+    shared = SharedRead(["quick", "slow"], SpoolSpace(3 * BLOCK_BYTES))
+    pipes = {"slow": Slow(0.02), "quick": Slow(0.001)}
+    got: dict[str, list[bool]] = {"slow": [], "quick": []}
+    reads: list[str] = []
 
     def land(member: str) -> None:
-        with shared.joined(member, CHUNKS[:5]):
-            for chunk in CHUNKS[:5]:
+        with shared.joined(member, CHUNKS[:3]):
+            for chunk in CHUNKS[:3]:
+                got[member].append(copied_by(shared, member, chunk, pipes[member], reads))
+
+    in_parallel(land, list(pipes))
+    assert got == {"quick": [True] * 3, "slow": [False, True, True]}
+    assert sorted(reads) == sorted([*CHUNKS[:3], *CHUNKS[1:3]])
+
+
+def test_who_comes_late_each_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_read, "HELD_UP_SECONDS", 0.2)
+    shared = SharedRead(["quick", "late"], ROOM)
+    took: dict[str, float] = {}
+    reads: list[str] = []
+
+    def land(member: str) -> None:
+        with shared.joined(member, CHUNKS):
+            started = time.monotonic()
+            for chunk in CHUNKS:
                 if member == "late":
                     time.sleep(0.09)
-                got[member].append(copied_by(shared, member, chunk, Pipe(0.0, world)))
+                assert copied_by(shared, member, chunk, Slow(0.0), reads)
+            took[member] = time.monotonic() - started
 
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(land, member) for member in got]:
-            done.result(timeout=30)
-    assert got["quick"] == [True] * 5
-    assert got["late"].count(False) == 1
+    in_parallel(land, ["quick", "late"])
+    assert reads == CHUNKS
+    assert took["quick"] < 0.7 < 12 * 0.09 < took["late"]
