@@ -7,6 +7,7 @@ go one at a time from then on; one that is too much even so is refused.
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from extract_load import log
 from extract_load.errors import MemoryExceeded, MemoryShort
 
 LOOK_SECONDS = 0.02
+TRIM_SECONDS = 0.25
 LEAVE_SECONDS = 60.0
 MIB = 1 << 20
 
@@ -45,6 +47,16 @@ def _return_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def _trim() -> None:
+    """Gives free memory back to the system (malloc_trim(3)).
+
+    Else it grows with the chunks: blocks of many lengths are freed between others that live.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @dataclass(eq=False)
@@ -168,7 +180,11 @@ class MemoryBudget:
     def _look(self) -> None:
         """Looks now and then, as long as there is a stream."""
         pause = threading.Event()
+        trim_at = time.monotonic() + TRIM_SECONDS
         while not pause.wait(LOOK_SECONDS):
+            if time.monotonic() > trim_at:
+                _trim()
+                trim_at = time.monotonic() + TRIM_SECONDS
             taken = resident_bytes()
             with self._lock:  # a stream that ended is not cut any more
                 if not self._streams:
