@@ -42,6 +42,26 @@ def test_rows_in_order_are_indexed_and_published(
     assert leftovers(target) == []
 
 
+def test_so_are_chunks_that_lie_in_order_each(
+    source: Database, target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last comes first: over the table, a key and its place are hardly correlated."""
+    monkeypatch.setattr(load, "_MANY_ROWS", 1000)
+    source.execute(
+        "CREATE TABLE public.items (id int PRIMARY KEY, v int, body text);"
+        "INSERT INTO public.items SELECT i, i, repeat('x', 500) FROM generate_series(1, 5000) AS i;"
+        "ANALYZE public.items"
+    )
+    keys = {**FULL, "batch_size": 200}
+    land_one(source, target, keys)
+    source.execute("UPDATE public.items SET v = v + 1; DELETE FROM public.items WHERE v <= 2500")
+
+    report = land(source, target, keys)
+    assert isinstance(report.failed[0].error, GuardTripped)
+    assert report.failed[0].chunks > 2
+    assert target.execute(INDEXES) == [(1,)]
+
+
 def test_few_rows_are_not_indexed(source: Database, target: Database) -> None:
     source.execute(
         "CREATE TABLE public.items (id int PRIMARY KEY, v int);"
