@@ -1,7 +1,8 @@
 """One chunk with its checkpoint, read by its target alone or once for several."""
 
 import io
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 
 from extract_load import lease
 from extract_load.chunking import Chunk
@@ -75,7 +76,9 @@ class _Part:
     load: Load
     chunk: Chunk
     shared: SharedRead
-    _reading: tuple[Session, Tee] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._what = member_of(self.load.plan.settings), read_text(self.load, self.chunk)
 
     @property
     def parameters(self) -> ConnectionParameters:
@@ -83,28 +86,25 @@ class _Part:
         return self.source.parameters
 
     def sever(self) -> None:
-        """Cuts the connection to the source, if this target reads."""
-        if self._reading is not None:
-            self._reading[0].sever()
+        """Cuts the connection to the source, of whichever target reads."""
+        self.shared.cut(*self._what)
 
     def copy_out(self, stream: PipeWriter, doing: str) -> int:
         """Returns the rows that came into a stream."""
 
         def read(into: "io.BufferedWriter[Tee]") -> int:
-            with reading_chunk(self.source, self.load.plan, self.chunk) as reader:
-                self._reading = reader, into.raw
-                try:
-                    query = copy_out_query(self.load.plan, self.chunk)
-                    return reader.copy(query, into, doing)
-                finally:
-                    self._reading = None
+            pace = self.source.governor.pace
+            with (
+                reading_chunk(self.source, self.load.plan, self.chunk) as reader,
+                into.raw.read_by(reader, pace),
+            ):
+                return reader.copy(copy_out_query(self.load.plan, self.chunk), into, doing)
 
-        settings, text = self.load.plan.settings, read_text(self.load, self.chunk)
         try:
-            return self.shared.copy(member_of(settings), text, stream, read)
+            return self.shared.copy(*self._what, stream, read)
         except TooSlow:
             raise LeftBehind(
-                f'target "{settings.target_connection}" keeps the others waiting',
+                f'target "{self.load.plan.settings.target_connection}" keeps the others waiting',
                 "They go on without it, and there is no room on disk for what it has yet to take.",
                 "It reads the rest by itself, from this chunk on.",
             ) from None
@@ -112,22 +112,23 @@ class _Part:
     def watch(self, session: Session) -> StreamWatch:
         """Returns what the stream to this target may not exceed."""
         return StreamWatch(
-            stall_seconds=self.source.governor.run.stall_timeout.total_seconds(),
+            stall_seconds=self._stall_seconds,
             source=self,
             target=session,
             is_source_working=self._is_right_to_wait,
-            pace=self._pace,
+            pace=lambda _: None,  # what is read once is paid once, where it is read
             memory=self.source.governor.memory,
         )
 
-    def _is_right_to_wait(self) -> bool:
-        """Whether no byte comes for a reason: another reads, or others take what was read."""
-        if self._reading is None:
-            return True
-        reader, tee = self._reading
-        return tee.is_writing or self.source.is_working(reader)
+    @property
+    def _stall_seconds(self) -> float:
+        return self.source.governor.run.stall_timeout.total_seconds()
 
-    def _pace(self, bytes_: int) -> None:
-        """What was read once is paid once."""
-        if self._reading is not None:
-            self.source.governor.pace(bytes_)
+    def _is_right_to_wait(self) -> bool:
+        """Whether no byte comes for a reason: none is read yet, or others take what is read."""
+        tee = self.shared.reading(*self._what)
+        reader = None if tee is None else tee.reader
+        if tee is None or reader is None or tee.is_writing:
+            return True
+        is_moving = time.monotonic() < tee.moved_at + self._stall_seconds / 2
+        return is_moving or self.source.is_working(reader)

@@ -223,8 +223,9 @@ def _merges_by_key(session: Session, plan: TablePlan) -> bool:
     if not found:
         return False
     in_order = sql.SQL(
-        "SELECT avg((key >= before)::int) FROM (SELECT {key} AS key,"
-        " lag({key}) OVER (ORDER BY ctid) AS before FROM {scratch} TABLESAMPLE SYSTEM ({percent})) AS one"
+        "SELECT avg((key >= before)::int) FROM ("
+        "SELECT {key} AS key, lag({key}) OVER (ORDER BY ctid) AS before"
+        " FROM {scratch} TABLESAMPLE SYSTEM ({percent})) AS one"
     ).format(
         key=sql.Identifier(plan.key[0]),
         scratch=plan.scratch.sql,

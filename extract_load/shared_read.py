@@ -10,9 +10,10 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
+from extract_load import log
 from extract_load.spool import BLOCK_BYTES, Spool, SpoolSpace
 from extract_load.tee import Pipe, Tee
 
@@ -27,6 +28,8 @@ HELD_UP_PART = 0.05
 
 CopyOut = Callable[["io.BufferedWriter[Tee]"], int]
 """Writes a COPY TO into a stream; returns its rows."""
+
+logger = log.get_logger(__name__)
 
 
 class TooSlow(Exception):
@@ -44,7 +47,8 @@ class _Meeting:
     spools: dict[object, Spool] = field(default_factory=dict)
     """Of targets that take it later."""
     left_out: dict[object, Exception] = field(default_factory=dict)
-    has_begun: bool = False
+    tee: Tee | None = None
+    """Since it has begun."""
     has_ended: bool = False
     rows: int = 0
     error: BaseException | None = None
@@ -64,10 +68,13 @@ class SharedRead:
         self._coming = set(members)
         self._wanted: dict[object, set[str]] = {}
         self._meetings: dict[str, _Meeting] = {}
-        self._spools: dict[tuple[object, str], Spool] = {}
+        self._at: dict[tuple[object, str], _Meeting] = {}
+        """Where each target takes a chunk from just now."""
+        self._kept: dict[tuple[object, str], _Meeting] = {}
+        """Those that have a spool for a target."""
         self._held_up: defaultdict[object, float] = defaultdict(float)
-        self._copying: set[tuple[object, str]] = set()
-        self._alone: set[object] = set()
+        self._alone: dict[object, threading.Lock] = {}
+        """Targets that read by themselves, one chunk at a time: a source has few sessions."""
         self._began_at = time.monotonic()
         self._changed = threading.Condition()
 
@@ -88,7 +95,7 @@ class SharedRead:
         """
         with self._changed:
             self._wanted[member] = set(reads)
-            self._forget_spools(member, kept=self._wanted[member])
+            self._forget_spools(member, but=self._wanted[member])
             self._coming.discard(member)
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._coming, JOIN_SECONDS)
@@ -115,30 +122,22 @@ class SharedRead:
                 by itself when it asks again.
         """
         with self._changed:  # at once: between the two, others could begin and keep it a spool
-            self._copying.add((member, read))
-            spool = self._spools.get((member, read))
-            if spool is None:
-                meeting, reads_itself = self._met(member, read, pipe)
+            meeting = self._kept.get((member, read))
+            is_reader = meeting is None
+            if meeting is None:
+                meeting, is_reader = self._met(member, read, pipe)
+            self._at[member, read] = meeting
         try:
-            if spool is None:
-                if reads_itself:
+            if is_reader:
+                with self._alone.get(member, nullcontext()):
                     self._read_for_all(meeting, copy_out)
-                else:
-                    self._wait_for(meeting, member)
-                spool = meeting.spools.get(member)
-            if spool is not None:
-                rows = spool.copy_to(pipe)
-            elif member in meeting.left_out:
-                raise meeting.left_out[member]
-            elif meeting.error is not None:
-                raise meeting.error
             else:
-                rows = meeting.rows
+                self._wait_for(meeting, member)
+            rows = self._taken(meeting, member, pipe)
         finally:
             with self._changed:
-                self._copying.discard((member, read))
-                if spool is not None:
-                    self._drop_spool(member, read, spool)
+                if self._at.get((member, read)) is meeting:
+                    del self._at[member, read]
         with self._changed:
             self._wanted.get(member, set()).discard(read)
         return rows
@@ -146,9 +145,24 @@ class SharedRead:
     def go_alone(self, member: object) -> None:
         """Lets a target read by itself from now on, but for what is kept for it."""
         with self._changed:
-            self._alone.add(member)
+            self._alone.setdefault(member, threading.Lock())
             self._wanted.get(member, set()).clear()
             self._changed.notify_all()
+
+    def reading(self, member: object, read: str) -> Tee | None:
+        """Returns what a target's chunk is read into just now, whoever reads it."""
+        with self._changed:
+            meeting = self._at.get((member, read))
+            return None if meeting is None or meeting.has_ended else meeting.tee
+
+    def cut(self, member: object, read: str) -> None:
+        """Ends the read that a target takes part in, for all; or what it takes from disk."""
+        with self._changed:
+            meeting = self._at.get((member, read))
+        if meeting is not None and meeting.tee is not None:
+            meeting.tee.sever()
+        if meeting is not None and member in meeting.spools:
+            meeting.spools[member].cut()
 
     # ------------------------------------------------------------ meetings
 
@@ -156,30 +170,35 @@ class SharedRead:
         """The meeting for a chunk, and whether this target is the one that reads."""
         now = time.monotonic()
         if member in self._alone:
-            return _Meeting(read, {member: pipe}, now, has_begun=True), True
-        meeting = self._meetings.get(read)
-        if meeting is not None and not meeting.has_begun:
-            self._holds_up(member, now - meeting.last_came_at)
-            meeting.last_came_at = now
-            meeting.pipes[member] = pipe
+            meeting = _Meeting(read, {member: pipe}, now)
+            meeting.tee = self._tee_of(meeting)
+            return meeting, True
+        found = self._meetings.get(read)
+        if found is not None and found.tee is None:
+            self._holds_up(member, now - found.last_came_at)
+            found.last_came_at = now
+            found.pipes[member] = pipe
             self._changed.notify_all()
-            return meeting, False
+            return found, False
         meeting = self._meetings[read] = _Meeting(read, {member: pipe}, now)
+        self._at[member, read] = meeting
         self._changed.wait_for(lambda: not self._awaited(meeting), HELD_UP_SECONDS)
         waited = time.monotonic() - meeting.last_came_at
         for absent in self._awaited(meeting):
             self._holds_up(absent, waited)
         for absent in self._absent(meeting):
-            if (absent, read) not in self._spools:  # else an earlier read kept it
-                self._spool_for(meeting, absent)
-        meeting.has_begun = True
+            if (absent, read) not in self._kept:  # else an earlier read kept it
+                self._new_spool(meeting, absent)
+        meeting.tee = self._tee_of(meeting)
         return meeting, True
 
     def _absent(self, meeting: _Meeting) -> list[object]:
         """The targets that want a chunk, or may, and are not at it."""
         wanting = [one for one, reads in self._wanted.items() if meeting.read in reads]
-        members = (*wanting, *self._coming)
-        return [one for one in members if (one, meeting.read) not in self._copying]
+        members = set(wanting) | self._coming
+        return [
+            one for one in members if one not in self._alone and (one, meeting.read) not in self._at
+        ]
 
     def _awaited(self, meeting: _Meeting) -> list[object]:
         """Those of them that are not behind."""
@@ -196,14 +215,20 @@ class SharedRead:
                 lambda: meeting.has_ended or member in meeting.left_out or member in meeting.spools
             )
 
-    def _read_for_all(self, meeting: _Meeting, copy_out: CopyOut) -> None:
-        tee = Tee(
+    def _tee_of(self, meeting: _Meeting) -> Tee:
+        return Tee(
             meeting.pipes,
             meeting.spools,
             self._holds_up,
-            lambda member: self._spool_for(meeting, member),
+            lambda member: self._new_spool(meeting, member),
             lambda member, error: self._leave_out(meeting, member, error),
         )
+
+    def _read_for_all(self, meeting: _Meeting, copy_out: CopyOut) -> None:
+        tee = meeting.tee
+        if tee is None:
+            msg = "a chunk is read before its meeting began"
+            raise RuntimeError(msg)
         try:
             stream = io.BufferedWriter(tee, BLOCK_BYTES)
             meeting.rows = copy_out(stream)
@@ -216,9 +241,26 @@ class SharedRead:
                 meeting.has_ended = True
                 if self._meetings.get(meeting.read) is meeting:
                     del self._meetings[meeting.read]
-                for member in list(meeting.spools):
+                for member in meeting.spools:
                     self._end_spool(meeting, member, meeting.rows, meeting.error)
                 self._changed.notify_all()
+
+    def _taken(self, meeting: _Meeting, member: object, pipe: Pipe) -> int:
+        """The rows that a target got of a meeting, as soon as it has them all."""
+        spool = meeting.spools.get(member)
+        if spool is None:
+            error = meeting.left_out.get(member) or meeting.error
+            if error is not None:
+                raise error
+            return meeting.rows
+        try:
+            rows = spool.copy_to(pipe)
+        except BaseException:
+            if spool.has_failed:  # else its own COPY did: it takes it again
+                self._drop_spool(meeting, member)
+            raise
+        self._drop_spool(meeting, member)
+        return rows
 
     # ------------------------------------------------------------ who is behind
 
@@ -232,15 +274,15 @@ class SharedRead:
         elapsed = time.monotonic() - self._began_at
         return self._held_up[member] >= max(HELD_UP_SECONDS, HELD_UP_PART * elapsed)
 
-    def _spool_for(self, meeting: _Meeting, member: object) -> Spool | None:
-        """A new spool for a target; where there is no room, it reads by itself."""
+    def _new_spool(self, meeting: _Meeting, member: object) -> Spool | None:
+        """A spool for a target; where there is no room, it reads by itself."""
         with self._changed:
             try:
-                spool = Spool(self._space)
+                spool = meeting.spools[member] = Spool(self._space)
             except OSError as error:
                 self._leave_out(meeting, member, error)
                 return None
-            self._spools[member, meeting.read] = meeting.spools[member] = spool
+            self._kept[member, meeting.read] = meeting
             self._changed.notify_all()
             return spool
 
@@ -248,6 +290,7 @@ class SharedRead:
         """Lets a target end its part of a meeting, while the others go on."""
         with self._changed:
             if not isinstance(error, BrokenPipeError):  # that is the end of its own COPY
+                logger.info("not kept on disk", extra={"why": str(error)})
                 error = TooSlow()
                 self.go_alone(member)
             meeting.left_out[member] = error
@@ -259,17 +302,17 @@ class SharedRead:
         self, meeting: _Meeting, member: object, rows: int, error: BaseException | None
     ) -> None:
         """Says that a spool has all, or why not; one that lacks something waits for nobody."""
-        spool = meeting.spools[member]
-        spool.end(rows, error)
-        if error is not None and (member, meeting.read) not in self._copying:
-            self._drop_spool(member, meeting.read, spool)
+        meeting.spools[member].end(rows, error)
+        if error is not None and (member, meeting.read) not in self._at:
+            self._drop_spool(meeting, member)
 
-    def _drop_spool(self, member: object, read: str, spool: Spool) -> None:
-        if self._spools.get((member, read)) is spool:
-            del self._spools[member, read]
-        spool.close()
+    def _drop_spool(self, meeting: _Meeting, member: object) -> None:
+        with self._changed:
+            if self._kept.get((member, meeting.read)) is meeting:
+                del self._kept[member, meeting.read]
+            meeting.spools[member].close()
 
-    def _forget_spools(self, member: object, kept: Collection[str] = ()) -> None:
-        for (one, read), spool in list(self._spools.items()):
-            if one == member and read not in kept:
-                self._drop_spool(one, read, spool)
+    def _forget_spools(self, member: object, but: Collection[str] = ()) -> None:
+        for (one, read), meeting in list(self._kept.items()):
+            if one == member and read not in but:
+                self._drop_spool(meeting, member)

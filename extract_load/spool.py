@@ -4,6 +4,7 @@ It is gone with the process, whatever ends that; nothing relies on it after a cr
 """
 
 import os
+import resource
 import shutil
 import tempfile
 import threading
@@ -32,7 +33,7 @@ class SpoolFull(OSError):
 
 
 class SpoolSpace:
-    """How much of the disk the spools of a run may take together."""
+    """How much of the disk, and how many open files, the spools of a run may take together."""
 
     def __init__(self, limit_bytes: int | None = None) -> None:
         """Takes nothing yet.
@@ -43,23 +44,45 @@ class SpoolSpace:
         """
         self._limit = limit_bytes
         self._taken = 0
+        self._files = 0
         self._lock = threading.Lock()
 
-    def take(self, bytes_: int) -> bool:
-        """Returns whether so many bytes are free; they are taken then."""
+    @property
+    def is_used(self) -> bool:
+        """Returns whether anything is taken."""
+        return bool(self._taken or self._files)
+
+    def take(self, bytes_: int) -> None:
+        """Takes so many bytes.
+
+        Raises:
+            SpoolFull: If so many are not free.
+        """
         with self._lock:
             if self._limit is None:
                 free = shutil.disk_usage(tempfile.gettempdir()).free
                 self._limit = min(MOST_BYTES, int(PART_OF_FREE * free))
             if self._taken + bytes_ > self._limit:
-                return False
+                raise SpoolFull(f"spools may take {self._limit >> 20} MiB of the disk")
             self._taken += bytes_
-            return True
 
-    def give_back(self, bytes_: int) -> None:
-        """Frees bytes that were taken."""
+    def take_file(self) -> None:
+        """Takes one open file; the sessions of a run need some too.
+
+        Raises:
+            SpoolFull: If a quarter of those that the process may open is taken.
+        """
+        soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with self._lock:
+            if soft_limit != resource.RLIM_INFINITY and self._files >= soft_limit // 4:
+                raise SpoolFull(f"spools may take a quarter of {soft_limit} open files (ulimit -n)")
+            self._files += 1
+
+    def give_back(self, bytes_: int, files: int = 0) -> None:
+        """Frees what was taken."""
         with self._lock:
             self._taken -= bytes_
+            self._files -= files
 
 
 class Spool:
@@ -71,8 +94,13 @@ class Spool:
         Raises:
             OSError: If there can be none.
         """
+        space.take_file()
+        try:
+            self._file = tempfile.TemporaryFile(buffering=0, prefix="extract-load-")  # noqa: SIM115
+        except OSError:
+            space.give_back(0, files=1)
+            raise
         self._space = space
-        self._file = tempfile.TemporaryFile(buffering=0, prefix="extract-load-")  # noqa: SIM115
         self._changed = threading.Condition()
         self._bytes = 0
         self._rows: int | None = None
@@ -80,6 +108,17 @@ class Spool:
         self._is_closed = False
         self._starved_seconds = 0.0
         self._starves_since: float | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Returns whether it will never hold all of its chunk."""
+        return self._error is not None
+
+    @property
+    def starved_seconds(self) -> float:
+        """Returns how long who takes it has waited for bytes."""
+        since = self._starves_since
+        return self._starved_seconds + (0.0 if since is None else time.monotonic() - since)
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Takes bytes, and waits for nobody.
@@ -89,17 +128,16 @@ class Spool:
             BrokenPipeError: If nobody wants them any more.
         """
         with self._changed:
-            if self._is_closed:
+            if self._is_closed or self.has_failed:
                 raise BrokenPipeError
-            if not self._space.take(len(data)):
-                raise SpoolFull
+            self._space.take(len(data))
             try:
                 written = 0
                 while written < len(data):
                     written += os.write(self._file.fileno(), data[written:])
             except OSError as error:
                 self._space.give_back(len(data))
-                raise SpoolFull from error
+                raise SpoolFull(str(error)) from error
             self._bytes += len(data)
             self._changed.notify_all()
         return len(data)
@@ -116,8 +154,14 @@ class Spool:
                 self._rows, self._error = rows, error
                 self._changed.notify_all()
 
+    def cut(self) -> None:
+        """Lets who takes it fail at once, also where all was written."""
+        with self._changed:
+            self._rows, self._error = 0, self._error or BrokenPipeError()
+            self._changed.notify_all()
+
     def copy_to(self, sink: Sink) -> int:
-        """Returns the rows that went on into a sink, all of them.
+        """Returns the rows that went on into a sink, all of them. It may be copied again.
 
         Raises:
             BaseException: What the reading ended with.
@@ -137,13 +181,8 @@ class Spool:
             self._starves_since = None
             if self._error is not None:
                 raise self._error
-            return os.pread(self._file.fileno(), BLOCK_BYTES, offset)
-
-    @property
-    def starved_seconds(self) -> float:
-        """How long who takes it has waited for bytes."""
-        since = self._starves_since
-        return self._starved_seconds + (0.0 if since is None else time.monotonic() - since)
+            end = min(self._bytes, offset + BLOCK_BYTES)
+        return os.pread(self._file.fileno(), end - offset, offset)
 
     def close(self) -> None:
         """Gives its place on the disk back; closed twice is closed."""
@@ -151,4 +190,4 @@ class Spool:
             if not self._is_closed:
                 self._is_closed = True
                 self._file.close()
-                self._space.give_back(self._bytes)
+                self._space.give_back(self._bytes, files=1)

@@ -147,7 +147,7 @@ class PipeWriter:
         self._file = io.BufferedWriter(io.FileIO(descriptor, "wb"), BLOCK_BYTES)
         self._reader = reader
         self._descriptor = descriptor
-        self._full_at = max(_pipe_bytes(descriptor) - 2 * BLOCK_BYTES, 0)
+        self._full_at = _pipe_bytes(descriptor) - 2 * BLOCK_BYTES
         self.write = self._file.write
         self.flush = self._file.flush
         self.close = self._file.close
@@ -156,6 +156,11 @@ class PipeWriter:
     def starved_seconds(self) -> float:
         """How long the other end has waited for bytes."""
         return self._reader.starved_seconds
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a block can go in without waiting at all."""
+        return self._full_at >= 0
 
     @property
     def has_room(self) -> bool:

@@ -1,10 +1,13 @@
 """A stream into several: each at its own speed, none at the speed of the slowest."""
 
 import io
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+from extract_load.connection import Session
 from extract_load.spool import BLOCK_BYTES, Sink, Spool
 
 _LOOK_SECONDS = 0.002
@@ -13,6 +16,10 @@ _LOOK_SECONDS = 0.002
 
 class Pipe(Sink, Protocol):
     """Where a target takes bytes; it holds some, and is full at times."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Returns whether blocks can go in without waiting at all."""
 
     @property
     def has_room(self) -> bool:
@@ -35,7 +42,7 @@ class Tee(io.RawIOBase):
         pipes: Mapping[object, Pipe],
         spools: Mapping[object, Spool],
         holds_up: Callable[[object, float], bool],
-        spool_for: Callable[[object], Spool | None],
+        new_spool: Callable[[object], Spool | None],
         leave_out: Callable[[object, Exception], None],
     ) -> None:
         """Writes nothing yet.
@@ -45,18 +52,49 @@ class Tee(io.RawIOBase):
             spools: Of those that will.
             holds_up: Told for how many more seconds a target let others wait; whether to go on
                 without it.
-            spool_for: Returns a spool for a target that held up others; None: there is no room.
+            new_spool: Returns a spool for a target that held up others; None: there is no room.
             leave_out: Told of a target that gets no more bytes, and why.
         """
         super().__init__()
         self._pipes = dict(pipes)
         self._spools = dict(spools)
         self._holds_up = holds_up
-        self._spool_for = spool_for
+        self._new_spool = new_spool
         self._leave_out = leave_out
+        self._pace: Callable[[int], None] = lambda _: None
+        self._lock = threading.Lock()
         self._is_over = False
+        self.reader: Session | None = None
+        """Who reads just now."""
         self.is_writing = False
-        """Whether somebody is to take bytes now."""
+        """Whether somebody is to take bytes now, or nobody may for a while."""
+        self.moved_at = time.monotonic()
+        """When a block was last written to all."""
+        for member in [m for m, pipe in pipes.items() if self._has_others and not pipe.is_wide]:
+            self._go_on_without(member, memoryview(b""))
+
+    @contextmanager
+    def read_by(self, reader: Session, pace: Callable[[int], None]) -> Iterator[None]:
+        """Says who writes into this for the length of the block.
+
+        Args:
+            reader: Whom `sever` cuts.
+            pace: Waits until so many bytes may pass; told once of what goes to all.
+        """
+        self._pace = pace
+        with self._lock:
+            self.reader = reader
+        try:
+            yield
+        finally:
+            with self._lock:  # after it, the session is somebody else's
+                self.reader = None
+
+    def sever(self) -> None:
+        """Cuts the connection of who reads just now."""
+        with self._lock:
+            if self.reader is not None:
+                self.reader.sever()
 
     def writable(self) -> bool:
         """Returns True."""
@@ -72,8 +110,11 @@ class Tee(io.RawIOBase):
         if self._is_over:
             return len(block)
         self.is_writing = True
-        self._spool(block)
-        self._pipe(block)
+        self._pace(len(block))
+        for member in list(self._spools):
+            self._keep(member, block)
+        self._pass_on(block)
+        self.moved_at = time.monotonic()
         self.is_writing = False
         if not self._pipes and not self._spools:
             raise BrokenPipeError
@@ -83,18 +124,7 @@ class Tee(io.RawIOBase):
         """Drops what is still in the buffer: the reading is over, well or not."""
         self._is_over = True
 
-    def _spool(self, block: memoryview) -> None:
-        for member in list(self._spools):
-            self._spool_for_one(member, block)
-
-    def _spool_for_one(self, member: object, block: memoryview) -> None:
-        try:
-            self._spools[member].write(block)
-        except OSError as error:
-            del self._spools[member]
-            self._leave_out(member, error)
-
-    def _pipe(self, block: memoryview) -> None:
+    def _pass_on(self, block: memoryview) -> None:
         """Writes to each pipe that has room, until none is left that has yet to get the block."""
         full = self._written(block, self._pipes)
         starved = self._starved_seconds() if full else {}
@@ -104,7 +134,7 @@ class Tee(io.RawIOBase):
             others = [starved[one] - before.get(one, 0.0) for one in starved if one not in full]
             lost = max(others, default=0.0)
             for member in [one for one in full if lost and self._holds_up(one, lost)]:
-                del full[member], self._pipes[member]
+                del full[member]
                 self._go_on_without(member, block)
             full = self._written(block, full)
 
@@ -132,8 +162,15 @@ class Tee(io.RawIOBase):
 
     def _go_on_without(self, member: object, block: memoryview) -> None:
         """Lets a spool take what a pipe had no room for, and all that follows."""
-        spool = self._spool_for(member)
-        if spool is None:
-            return
-        self._spools[member] = spool
-        self._spool_for_one(member, block)
+        del self._pipes[member]
+        spool = self._new_spool(member)
+        if spool is not None:
+            self._spools[member] = spool
+            self._keep(member, block)
+
+    def _keep(self, member: object, block: memoryview) -> None:
+        try:
+            self._spools[member].write(block)
+        except OSError as error:
+            del self._spools[member]
+            self._leave_out(member, error)

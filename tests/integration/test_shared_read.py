@@ -48,6 +48,7 @@ def land_in_all(
     last_port: int | None = None,
     after_chunk: Callable[[int], None] = lambda _: None,
     only_last: dict[str, Any] | None = None,
+    of_run: dict[str, Any] | None = None,
     **keys: Any,
 ) -> RunReport:
     """Returns the report of one run of a table into every target."""
@@ -56,7 +57,12 @@ def land_in_all(
     into: list[dict[str, Any]] = [{"conn_id": one, "table": "raw_data.items"} for one in found]
     into[-1] |= only_last or {}
     table = {"source": "public.items", "batch_size": 500, **keys, "targets": into}
-    document = {"source_connection": "source", "stall_timeout": QUICK, "tables": [table]}
+    document = {
+        "source_connection": "source",
+        "stall_timeout": QUICK,
+        "tables": [table],
+        **(of_run or {}),
+    }
     addresses = {f"AIRFLOW_CONN_{one.upper()}": d.uri for one, d in found.items()}
     return run(
         settings_from_document(document, "test settings"),
@@ -152,6 +158,19 @@ def test_targets_that_read_otherwise_read_by_themselves(
     assert report.status == "done"
     for target in targets:
         assert_equal(source, target, RAW)
+
+
+def test_a_throttle_holds_for_what_is_read_once(source: Database, targets: list[Database]) -> None:
+    """Nobody is slow for it."""
+    create_items(source, ROWS)
+    source.execute("UPDATE public.items SET body = repeat(md5(id::text), 16)")
+
+    report = land_in_all(source, targets, of_run={"throttle_mb_per_second": 1})
+
+    assert [table.error for table in report.tables] == [None] * 3
+    megabytes = max(table.bytes_read for table in report.tables) / (1 << 20)
+    assert megabytes > 3
+    assert min(table.seconds for table in report.tables) > megabytes - 1.5, "one is in the bucket"
 
 
 def test_a_target_that_is_down_holds_nobody(source: Database, targets: list[Database]) -> None:

@@ -2,17 +2,20 @@
 
 import io
 import random
+import resource
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from extract_load import shared_read
+from extract_load.connection import Session
 from extract_load.shared_read import CopyOut, SharedRead, TooSlow
 from extract_load.spool import BLOCK_BYTES, SpoolSpace
-from extract_load.tee import Tee
+from extract_load.tee import Pipe, Tee
 
 CHUNKS = [f"chunk {number}" for number in range(12)]
 LIMIT_SECONDS = 60
@@ -25,6 +28,7 @@ class Taking(io.BytesIO):
 
     starved_seconds = 0.0
     has_room = True
+    is_wide = True
 
 
 class Fitful(Taking):
@@ -115,7 +119,7 @@ def test_each_gets_all_of_every_chunk(
 
     assert set(got) == wanted
     assert all(got[member, chunk] == content(chunk) for member, chunk in wanted)
-    assert room.take(space), "all of the disk is given back"
+    assert not room.is_used
 
 
 def in_parallel(land: Callable[[Any], object], members: Sequence[object]) -> None:
@@ -142,9 +146,9 @@ def test_equal_wishes_are_one_read() -> None:
 def test_who_joins_late_finds_what_was_read_meanwhile() -> None:
     shared = SharedRead(["quick", "late"], ROOM)
     count: list[str] = []
-    started = time.monotonic()
 
     def land(member: str) -> float:
+        started = time.monotonic()
         with shared.joined(member, CHUNKS):
             for chunk in CHUNKS:
                 pipe = Taking()
@@ -164,13 +168,15 @@ def test_what_was_kept_for_a_target_that_never_came_is_gone() -> None:
     with shared.joined("a", CHUNKS):
         for chunk in CHUNKS:
             shared.copy("a", chunk, Taking(), reading(chunk, [], 0, random.Random()))
-        assert not room.take(1 << 30)
+        assert room.is_used
     shared.leave("down")
-    assert room.take(1 << 30)
+    assert not room.is_used
 
 
 class Slow:
     """A pipe of a moment's length, whose reader takes a while for each block."""
+
+    is_wide = True
 
     def __init__(self, seconds_each: float) -> None:
         self.seconds_each = seconds_each
@@ -271,3 +277,151 @@ def test_who_comes_late_each_time_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     in_parallel(land, ["quick", "late"])
     assert reads == CHUNKS
     assert took["quick"] < 0.7 < 12 * 0.09 < took["late"]
+
+
+# ---------------------------------------------------------------- what a fresh pair of eyes found
+
+
+class Wire:
+    """A session of the source that can be cut."""
+
+    def __init__(self) -> None:
+        self.is_cut = threading.Event()
+
+    def sever(self) -> None:
+        self.is_cut.set()
+
+
+def test_a_read_whose_reader_lost_its_own_target_is_cut_by_the_others() -> None:
+    """Else a source that falls silent then would be waited for by all of them."""
+    shared = SharedRead(["reader", "other"], ROOM)
+    wire = Wire()
+    is_silent = threading.Event()
+
+    def read(stream: "io.BufferedWriter[Tee]") -> int:
+        with stream.raw.read_by(cast(Session, wire), lambda _: None):
+            stream.write(b"r" * BLOCK_BYTES)
+            is_silent.set()
+            assert wire.is_cut.wait(LIMIT_SECONDS)
+            raise ConnectionError
+
+    def land(member: str) -> None:
+        with shared.joined(member, CHUNKS[:1]):
+            if member == "other":
+                time.sleep(0.1)
+            pipe = Fitful(random.Random(), breaks=member == "reader", full=0)
+            with pytest.raises(OSError, match=r"^$"):
+                shared.copy(member, CHUNKS[0], pipe, read)
+
+    def watch(_: object) -> None:
+        assert is_silent.wait(LIMIT_SECONDS)
+        tee = shared.reading("other", CHUNKS[0])
+        assert tee is not None
+        assert tee.reader is cast(Session, wire)
+        assert time.monotonic() - tee.moved_at < 5
+        shared.cut("other", CHUNKS[0])
+
+    with ThreadPoolExecutor(3) as pool:
+        landing = [pool.submit(land, member) for member in ("reader", "other")]
+        for done in [*landing, pool.submit(watch, None)]:
+            done.result(timeout=LIMIT_SECONDS)
+    assert shared.reading("other", CHUNKS[0]) is None
+
+
+def test_what_is_read_once_is_paced_once() -> None:
+    """And a wait for the pace is nobody's fault."""
+    shared = SharedRead(["a", "b"], ROOM)
+    paced: list[int] = []
+
+    def pace(bytes_: int) -> None:
+        paced.append(bytes_)
+        time.sleep(0.02)
+
+    def read(stream: "io.BufferedWriter[Tee]") -> int:
+        with stream.raw.read_by(cast(Session, Wire()), pace):
+            for _ in range(BLOCKS):
+                stream.write(b"r" * BLOCK_BYTES)
+            return BLOCKS
+
+    def land(member: str) -> None:
+        with shared.joined(member, CHUNKS[:1]):
+            assert shared.copy(member, CHUNKS[0], Slow(0.0), read) == BLOCKS
+
+    in_parallel(land, "ab")
+    assert sum(paced) == BLOCKS * BLOCK_BYTES
+    assert not ROOM.is_used
+
+
+def drained(shared: SharedRead, count: list[str], pipe: Pipe, member: str = "late") -> int:
+    return shared.copy(member, CHUNKS[0], pipe, reading(CHUNKS[0], count, 0, random.Random()))
+
+
+def test_what_was_kept_is_taken_again_after_a_failure_of_the_target() -> None:
+    shared = SharedRead(["quick", "late"], ROOM)
+    count: list[str] = []
+    with shared.joined("quick", CHUNKS[:1]):
+        drained(shared, count, Taking(), "quick")
+    with shared.joined("late", CHUNKS[:1]):
+        with pytest.raises(BrokenPipeError):
+            drained(shared, count, Fitful(random.Random(), breaks=True, full=0))
+        pipe = Taking()
+        drained(shared, count, pipe)
+    assert pipe.getvalue() == content(CHUNKS[0])
+    assert count == CHUNKS[:1]
+    assert not ROOM.is_used
+
+
+def test_who_takes_from_disk_is_cut_at_once_where_memory_is_short() -> None:
+    shared = SharedRead(["quick", "late"], ROOM)
+    count: list[str] = []
+    with shared.joined("quick", CHUNKS[:1]):
+        drained(shared, count, Taking(), "quick")
+    cutting = threading.Timer(0.1, lambda: shared.cut("late", CHUNKS[0]))
+    cutting.start()
+    started = time.monotonic()
+    with shared.joined("late", CHUNKS[:1]):
+        with pytest.raises(BrokenPipeError):
+            drained(shared, count, Slow(0.2))
+        assert time.monotonic() - started < 1
+        drained(shared, count, Taking())
+    assert count == [CHUNKS[0]] * 2
+    cutting.join()
+    assert not ROOM.is_used
+
+
+def test_a_pipe_that_is_too_small_for_a_block_stops_nobody() -> None:
+    """An ordinary user's 65th pipe has 8 KiB (pipe(7)): to write a block waits for the target."""
+
+    class Small(Slow):
+        is_wide = False
+        has_room = True
+
+    shared = SharedRead(["quick", "small"], ROOM)
+    pipes = {"quick": Slow(0.0), "small": Small(0.02)}
+    took: dict[str, float] = {}
+    reads: list[str] = []
+
+    def land(member: str) -> None:
+        with shared.joined(member, CHUNKS[:1]):
+            started = time.monotonic()
+            assert copied_by(shared, member, CHUNKS[0], pipes[member], reads)
+            took[member] = time.monotonic() - started
+
+    in_parallel(land, list(pipes))
+    assert took["quick"] < 0.5 < took["small"]
+    assert len(reads) == 1
+    assert pipes["small"].data == pipes["quick"].data
+
+
+def test_spools_leave_open_files_for_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
+    shared = SharedRead(["quick", "late"], ROOM)
+    count: list[str] = []
+    with shared.joined("quick", CHUNKS):
+        for chunk in CHUNKS:
+            shared.copy("quick", chunk, Taking(), reading(chunk, count, 0, random.Random()))
+    with shared.joined("late", CHUNKS):
+        for chunk in CHUNKS:
+            shared.copy("late", chunk, Taking(), reading(chunk, count, 0, random.Random()))
+    assert count == [*CHUNKS, *CHUNKS[10:]]
+    assert not ROOM.is_used
