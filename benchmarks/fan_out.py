@@ -65,7 +65,7 @@ def _pair(servers: Stand, targets: dict[str, EmbeddedServer], rows: int) -> floa
         f"healthy {alone:.1f} s alone, {beside:.1f} s beside the others; "
         f"throttled {_seconds(report, 'throttled'):.1f} s; "
         f"the source read {read / rows:.2f} times its rows; "
-        + ", ".join(f"{one['target_connection']} {one['status']}" for one in report["tables"])
+        + ", ".join(_fate(one) for one in report["tables"])
     )
     again = _run(servers, targets)
     print("  again: " + ", ".join(_fate(one) for one in again["tables"]), flush=True)
