@@ -2,6 +2,7 @@
 
 import io
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from extract_load import lease
@@ -13,7 +14,7 @@ from extract_load.errors import LeftBehind
 from extract_load.extract import copy_out_query, reading_chunk
 from extract_load.load import Load, copy_from, copy_in_query
 from extract_load.resume import part_of
-from extract_load.shared_read import SharedRead, TooSlow
+from extract_load.shared_read import NotKept, SharedRead
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import CopyStats, PipeWriter, StreamWatch, move
 from extract_load.tee import Tee
@@ -39,12 +40,17 @@ def load_chunk(
     """
     plan = load.plan
     doing = f"copy {chunk.range} of {chunk.leaf.name.said}"
-    query, copy_in = copy_out_query(plan, chunk), copy_in_query(plan, plan.scratch)
-    with session.transaction(settings=NOT_DURABLE, doing="commit a chunk"):
+    copy_in = copy_in_query(plan, plan.scratch)
+    reads_alone = shared is None or shared.is_alone(*_asked(load, chunk))
+    with (
+        shared.turn if reads_alone and shared is not None else nullcontext(),
+        session.transaction(settings=NOT_DURABLE, doing="commit a chunk"),
+    ):
         lease.hold(session, load.lease)
         if not load.checkpoints.claim(session, chunk.number, part_of(plan, chunk), str(chunk)):
             return None
-        if shared is None:
+        if shared is None or reads_alone:
+            query = copy_out_query(plan, chunk)
             with reading_chunk(source, plan, chunk) as reader:
                 stats = copy_from(reader, source, session, query, copy_in, doing)
         else:
@@ -58,6 +64,11 @@ def load_chunk(
     return stats
 
 
+def end_part(shared: SharedRead, load: Load, chunk: Chunk) -> None:
+    """Says that a target has a chunk, and committed it."""
+    shared.done(*_asked(load, chunk))
+
+
 def member_of(settings: TableSettings) -> object:
     """Returns what tells one target of a source table from another."""
     return settings.target_connection, settings.target.parts
@@ -68,9 +79,14 @@ def read_text(load: Load, chunk: Chunk) -> str:
     return f"{load.snapshot.id} {copy_out_query(load.plan, chunk)!r}"
 
 
+def _asked(load: Load, chunk: Chunk) -> tuple[object, str]:
+    """Which target asks for which read."""
+    return member_of(load.plan.settings), read_text(load, chunk)
+
+
 @dataclass
 class _Part:
-    """One target's part in a shared read; it may be the one that reads."""
+    """One target's part in a shared read."""
 
     source: SourceSnapshot
     load: Load
@@ -78,7 +94,7 @@ class _Part:
     shared: SharedRead
 
     def __post_init__(self) -> None:
-        self._what = member_of(self.load.plan.settings), read_text(self.load, self.chunk)
+        self._asked = _asked(self.load, self.chunk)
 
     @property
     def parameters(self) -> ConnectionParameters:
@@ -86,8 +102,8 @@ class _Part:
         return self.source.parameters
 
     def sever(self) -> None:
-        """Cuts the connection to the source, of whichever target reads."""
-        self.shared.cut(*self._what)
+        """Cuts the connection to the source over which its rows come."""
+        self.shared.cut(*self._asked)
 
     def copy_out(self, stream: PipeWriter, doing: str) -> int:
         """Returns the rows that came into a stream."""
@@ -101,11 +117,11 @@ class _Part:
                 return reader.copy(copy_out_query(self.load.plan, self.chunk), into, doing)
 
         try:
-            return self.shared.copy(*self._what, stream, read)
-        except TooSlow:
+            return self.shared.copy(*self._asked, stream, read)
+        except NotKept:
             raise LeftBehind(
-                f'target "{self.load.plan.settings.target_connection}" keeps the others waiting',
-                "They go on without it, and there is no room on disk for what it has yet to take.",
+                f'target "{self.load.plan.settings.target_connection}" is behind the others',
+                "They went on without it, and its rows found no room on disk.",
                 "It reads the rest by itself, from this chunk on.",
             ) from None
 
@@ -126,7 +142,7 @@ class _Part:
 
     def _is_right_to_wait(self) -> bool:
         """Whether no byte comes for a reason: none is read yet, or others take what is read."""
-        tee = self.shared.reading(*self._what)
+        tee = self.shared.reading(*self._asked)
         reader = None if tee is None else tee.reader
         if tee is None or reader is None or tee.is_writing:
             return True

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from extract_load import lease, log
-from extract_load.chunk_copy import load_chunk, member_of, read_text
+from extract_load.chunk_copy import end_part, load_chunk, member_of, read_text
 from extract_load.chunking import Chunk
 from extract_load.connection import ServerTransaction, Session
 from extract_load.connection_parameters import ConnectionParameters
@@ -153,7 +153,10 @@ class ChunkLoading:
                 require_room(source, load.plan, chunk, is_alone=is_alone)
                 shared = None if is_alone else self._shared
                 with naming_large_values(source, load.plan, chunk):
-                    return load_chunk(session, source, load, chunk, shared)
+                    stats = load_chunk(session, source, load, chunk, shared)
+            if self._shared is not None:
+                end_part(self._shared, load, chunk)
+            return stats
 
         source.wait_until_calm()
         started = time.monotonic()
@@ -208,8 +211,8 @@ def _readable_at_once(chunks: Sequence[Chunk]) -> int:
 def _yielding(once: Callable[[], CopyStats | None]) -> CopyStats | None:
     """Reads a chunk again whenever it was ended for others.
 
-    It ends: the snapshot reaches its age, a target is left behind once, and chunks that go one at
-    a time are not cut for each other.
+    It ends: the snapshot reaches its age, a target is left behind once a chunk, and chunks that go
+    one at a time are not cut for each other.
     """
     while True:
         try:

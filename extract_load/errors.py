@@ -153,7 +153,7 @@ class LockYielded(Yielded):
 
 
 class LeftBehind(Yielded):
-    """The targets that read the same go on without this one; it reads by itself."""
+    """The targets that read the same went on without this one; it reads by itself."""
 
 
 class MemoryShort(Yielded):

@@ -17,8 +17,8 @@ from extract_load.table_plan import Publish, TablePlan
 _OTHER_ROWS = "the scratch table does not hold the rows that they brought"
 _MANY_ROWS = 100_000
 _SAMPLED_PAGES = 300
-_RANDOM_BELOW = 0.9
-"""Of neighbours, in either order."""
+_ORDERED_SHARE = 0.9
+"""From this share of neighbours on, up or down, rows count as lying in order."""
 _EMPTY = "none was done, or a crash of the target emptied unlogged tables"
 
 
@@ -224,15 +224,15 @@ def _merges_by_key(session: Session, plan: TablePlan) -> bool:
         return False
     in_order = sql.SQL(
         "SELECT avg((key >= before)::int) FROM ("
-        "SELECT {key} AS key, lag({key}) OVER (ORDER BY ctid) AS before"
+        "SELECT ROW({key}) AS key, lag(ROW({key})) OVER (ORDER BY ctid) AS before"
         " FROM {scratch} TABLESAMPLE SYSTEM ({percent})) AS one"
     ).format(
-        key=sql.Identifier(plan.key[0]),
+        key=columns_sql(plan.key),
         scratch=plan.scratch.sql,
         percent=sql.Literal(min(100.0, 100 * _SAMPLED_PAGES / max(int(found[0][0]), 1))),
     )
     ((share,),) = session.execute(in_order, doing="look at the order of the landed keys")
-    return share is not None and not 1 - _RANDOM_BELOW < share < _RANDOM_BELOW
+    return share is not None and not 1 - _ORDERED_SHARE < share < _ORDERED_SHARE
 
 
 def _index_key(session: Session, plan: TablePlan) -> None:

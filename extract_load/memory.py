@@ -23,6 +23,7 @@ MIB = 1 << 20
 
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = 4096
+_LIBC = ctypes.CDLL(None)
 _M_MMAP_THRESHOLD = -3
 _LARGE_BYTES = 4 << 20
 _ROW_TIMES = 3.5
@@ -44,7 +45,7 @@ def _return_large_blocks() -> None:
 
     Else glibc keeps what it once took, in each thread's arena (mallopt(3), M_MMAP_THRESHOLD).
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
@@ -54,7 +55,7 @@ def _trim() -> None:
 
     Else it grows with the chunks: blocks of many lengths are freed between others that live.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(_LIBC, "malloc_trim", None)
     if trim is not None:
         trim(0)
 

@@ -10,7 +10,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from extract_load import log
@@ -32,8 +33,8 @@ CopyOut = Callable[["io.BufferedWriter[Tee]"], int]
 logger = log.get_logger(__name__)
 
 
-class TooSlow(Exception):
-    """The others go on without this target, and there is no room for what it has yet to take."""
+class NotKept(Exception):
+    """The others went on without this target, and there is no room for what it has yet to take."""
 
 
 @dataclass(eq=False)
@@ -49,9 +50,17 @@ class _Meeting:
     left_out: dict[object, Exception] = field(default_factory=dict)
     tee: Tee | None = None
     """Since it has begun."""
+    is_cut: bool = False
     has_ended: bool = False
     rows: int = 0
     error: BaseException | None = None
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """One target's try to take a chunk; the next may begin before the one before it has noticed."""
+
+    meeting: _Meeting
 
 
 class SharedRead:
@@ -68,15 +77,15 @@ class SharedRead:
         self._coming = set(members)
         self._wanted: dict[object, set[str]] = {}
         self._meetings: dict[str, _Meeting] = {}
-        self._at: dict[tuple[object, str], _Meeting] = {}
-        """Where each target takes a chunk from just now."""
-        self._kept: dict[tuple[object, str], _Meeting] = {}
+        self._attempts: dict[tuple[object, str], _Attempt] = {}
+        self._spooled: dict[tuple[object, str], _Meeting] = {}
         """Those that have a spool for a target."""
         self._held_up: defaultdict[object, float] = defaultdict(float)
-        self._alone: dict[object, threading.Lock] = {}
-        """Targets that read by themselves, one chunk at a time: a source has few sessions."""
+        self._alone: set[object] = set()
         self._began_at = time.monotonic()
         self._changed = threading.Condition()
+        self.turn = threading.Lock()
+        """For who reads by itself: one at a time, since a source has few sessions."""
 
     def leave(self, member: object) -> None:
         """Says that a target comes no more: it failed, or is done."""
@@ -108,145 +117,151 @@ class SharedRead:
                 self._changed.notify_all()
 
     def copy(self, member: object, read: str, pipe: Pipe, copy_out: CopyOut) -> int:
-        """Returns the rows that went into a pipe, read by this target or by another.
+        """Returns the rows that went into a pipe, read for this target or for several.
 
         Args:
             member: Who.
             read: What.
             pipe: Where its rows go.
-            copy_out: Reads them, if this target is the one.
+            copy_out: Reads them, if nobody does yet; run in a thread that is no target's.
 
         Raises:
-            ExtractLoadError: What ended the read, in every target that waits for it.
-            TooSlow: If the others go on without this target, and nothing keeps its rows; it reads
-                by itself when it asks again.
+            BaseException: What ended the read, in every target that waits for it.
+            BrokenPipeError: If nobody takes from the pipe.
+            NotKept: If the target has to read by itself: the others are ahead.
         """
         with self._changed:  # at once: between the two, others could begin and keep it a spool
-            meeting = self._kept.get((member, read))
-            is_reader = meeting is None
-            if meeting is None:
-                meeting, is_reader = self._met(member, read, pipe)
-            self._at[member, read] = meeting
+            meeting = self._spooled.get((member, read)) or self._join(member, read, pipe, copy_out)
+            attempt = self._attempts[member, read] = _Attempt(meeting)
         try:
-            if is_reader:
-                with self._alone.get(member, nullcontext()):
-                    self._read_for_all(meeting, copy_out)
-            else:
-                self._wait_for(meeting, member)
-            rows = self._taken(meeting, member, pipe)
+            return self._take(meeting, member, pipe)
         finally:
-            with self._changed:
-                if self._at.get((member, read)) is meeting:
-                    del self._at[member, read]
+            self._end_attempt(member, attempt)
+
+    def done(self, member: object, read: str) -> None:
+        """Says that a target has a chunk, and committed it."""
         with self._changed:
             self._wanted.get(member, set()).discard(read)
-        return rows
+            if (member, read) in self._spooled:
+                self._drop_spool(self._spooled[member, read], member)
 
     def go_alone(self, member: object) -> None:
         """Lets a target read by itself from now on, but for what is kept for it."""
         with self._changed:
-            self._alone.setdefault(member, threading.Lock())
+            self._alone.add(member)
             self._wanted.get(member, set()).clear()
             self._changed.notify_all()
 
-    def reading(self, member: object, read: str) -> Tee | None:
-        """Returns what a target's chunk is read into just now, whoever reads it."""
+    def is_alone(self, member: object, read: str) -> bool:
+        """Returns whether a target reads a chunk by itself."""
         with self._changed:
-            meeting = self._at.get((member, read))
-            return None if meeting is None or meeting.has_ended else meeting.tee
+            return member in self._alone and (member, read) not in self._spooled
+
+    def reading(self, member: object, read: str) -> Tee | None:
+        """Returns what a target's chunk is read into just now."""
+        with self._changed:
+            attempt = self._attempts.get((member, read))
+            return None if attempt is None or attempt.meeting.has_ended else attempt.meeting.tee
 
     def cut(self, member: object, read: str) -> None:
         """Ends the read that a target takes part in, for all; or what it takes from disk."""
         with self._changed:
-            meeting = self._at.get((member, read))
-        if meeting is not None and meeting.tee is not None:
-            meeting.tee.sever()
-        if meeting is not None and member in meeting.spools:
-            meeting.spools[member].cut()
+            attempt = self._attempts.get((member, read))
+            if attempt is None:
+                return
+            meeting = attempt.meeting
+            meeting.is_cut = True
+            if meeting.tee is not None:
+                meeting.tee.sever()
+            if member in meeting.spools:
+                meeting.spools[member].cut()
 
     # ------------------------------------------------------------ meetings
 
-    def _met(self, member: object, read: str, pipe: Pipe) -> tuple[_Meeting, bool]:
-        """The meeting for a chunk, and whether this target is the one that reads."""
-        now = time.monotonic()
+    def _join(self, member: object, read: str, pipe: Pipe, copy_out: CopyOut) -> _Meeting:
+        """The meeting for a chunk: one that others wait in, or a new one, which begins."""
         if member in self._alone:
-            meeting = _Meeting(read, {member: pipe}, now)
-            meeting.tee = self._tee_of(meeting)
-            return meeting, True
-        found = self._meetings.get(read)
-        if found is not None and found.tee is None:
-            self._holds_up(member, now - found.last_came_at)
-            found.last_came_at = now
-            found.pipes[member] = pipe
+            raise NotKept
+        now = time.monotonic()
+        meeting = self._meetings.get(read)
+        if meeting is not None and meeting.tee is None:
+            self._holds_up(member, now - meeting.last_came_at)
+            meeting.last_came_at = now
+            meeting.pipes[member] = pipe
             self._changed.notify_all()
-            return found, False
+            return meeting
         meeting = self._meetings[read] = _Meeting(read, {member: pipe}, now)
-        self._at[member, read] = meeting
+        self._attempts[member, read] = _Attempt(meeting)
         self._changed.wait_for(lambda: not self._awaited(meeting), HELD_UP_SECONDS)
         waited = time.monotonic() - meeting.last_came_at
         for absent in self._awaited(meeting):
             self._holds_up(absent, waited)
         for absent in self._absent(meeting):
-            if (absent, read) not in self._kept:  # else an earlier read kept it
-                self._new_spool(meeting, absent)
-        meeting.tee = self._tee_of(meeting)
-        return meeting, True
+            self._new_spool(meeting, absent)
+        self._begin(meeting, copy_out)
+        return meeting
 
-    def _absent(self, meeting: _Meeting) -> list[object]:
-        """The targets that want a chunk, or may, and are not at it."""
-        wanting = [one for one, reads in self._wanted.items() if meeting.read in reads]
-        members = set(wanting) | self._coming
-        return [
-            one for one in members if one not in self._alone and (one, meeting.read) not in self._at
-        ]
-
-    def _awaited(self, meeting: _Meeting) -> list[object]:
-        """Those of them that are not behind."""
-        return [
-            one
-            for one in self._absent(meeting)
-            if one not in self._coming and not self._is_behind(one)
-        ]
-
-    def _wait_for(self, meeting: _Meeting, member: object) -> None:
-        """Waits until another has read a chunk for a target, or goes on without it."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: meeting.has_ended or member in meeting.left_out or member in meeting.spools
-            )
-
-    def _tee_of(self, meeting: _Meeting) -> Tee:
-        return Tee(
+    def _begin(self, meeting: _Meeting, copy_out: CopyOut) -> None:
+        """Reads for all, in a thread of its own: a target may go while others take."""
+        tee = meeting.tee = Tee(
             meeting.pipes,
             meeting.spools,
             self._holds_up,
             lambda member: self._new_spool(meeting, member),
             lambda member, error: self._leave_out(meeting, member, error),
         )
+        if meeting.is_cut:
+            tee.sever()
+        reading = threading.Thread(
+            target=copy_context().run,
+            args=(self._read_for_all, meeting, tee, copy_out),
+            name="shared-read",
+            daemon=True,
+        )
+        try:
+            reading.start()
+        except RuntimeError as error:  # no more threads
+            self._end(meeting, error)
 
-    def _read_for_all(self, meeting: _Meeting, copy_out: CopyOut) -> None:
-        tee = meeting.tee
-        if tee is None:
-            msg = "a chunk is read before its meeting began"
-            raise RuntimeError(msg)
+    def _absent(self, meeting: _Meeting) -> list[object]:
+        """The targets that want a chunk, or may, and neither are at it nor have it on disk."""
+        wanting = {one for one, reads in self._wanted.items() if meeting.read in reads}
+        at_it = {one for one, read in (*self._attempts, *self._spooled) if read == meeting.read}
+        return list((wanting | self._coming) - at_it - self._alone)
+
+    def _awaited(self, meeting: _Meeting) -> list[object]:
+        """Those of them that are not behind."""
+        absent = self._absent(meeting)
+        return [one for one in absent if one not in self._coming and not self._is_behind(one)]
+
+    def _read_for_all(self, meeting: _Meeting, tee: Tee, copy_out: CopyOut) -> None:
+        error: BaseException | None = None
         try:
             stream = io.BufferedWriter(tee, BLOCK_BYTES)
             meeting.rows = copy_out(stream)
             stream.flush()
-        except BaseException as error:  # noqa: BLE001 - raised in every target that waits
-            meeting.error = error
+        except BaseException as ended:  # noqa: BLE001 - raised in every target that waits
+            error = ended
         finally:
             tee.end()
-            with self._changed:
-                meeting.has_ended = True
-                if self._meetings.get(meeting.read) is meeting:
-                    del self._meetings[meeting.read]
-                for member in meeting.spools:
-                    self._end_spool(meeting, member, meeting.rows, meeting.error)
-                self._changed.notify_all()
+            self._end(meeting, error)
 
-    def _taken(self, meeting: _Meeting, member: object, pipe: Pipe) -> int:
+    def _end(self, meeting: _Meeting, error: BaseException | None) -> None:
+        with self._changed:
+            meeting.error = error
+            meeting.has_ended = True
+            if self._meetings.get(meeting.read) is meeting:
+                del self._meetings[meeting.read]
+            for member in meeting.spools:
+                self._end_spool(meeting, member, meeting.rows, error)
+            self._changed.notify_all()
+
+    def _take(self, meeting: _Meeting, member: object, pipe: Pipe) -> int:
         """The rows that a target got of a meeting, as soon as it has them all."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: meeting.has_ended or member in meeting.left_out or member in meeting.spools
+            )
         spool = meeting.spools.get(member)
         if spool is None:
             error = meeting.left_out.get(member) or meeting.error
@@ -254,13 +269,21 @@ class SharedRead:
                 raise error
             return meeting.rows
         try:
-            rows = spool.copy_to(pipe)
+            return spool.copy_to(pipe)
         except BaseException:
             if spool.has_failed:  # else its own COPY did: it takes it again
                 self._drop_spool(meeting, member)
             raise
-        self._drop_spool(meeting, member)
-        return rows
+
+    def _end_attempt(self, member: object, attempt: _Attempt) -> None:
+        """Forgets who is at it; a read that nobody is at any more is ended."""
+        meeting = attempt.meeting
+        with self._changed:
+            if self._attempts.get((member, meeting.read)) is attempt:
+                del self._attempts[member, meeting.read]
+            is_deserted = all(one.meeting is not meeting for one in self._attempts.values())
+            if is_deserted and not meeting.has_ended and meeting.tee is not None:
+                meeting.tee.sever()
 
     # ------------------------------------------------------------ who is behind
 
@@ -282,7 +305,7 @@ class SharedRead:
             except OSError as error:
                 self._leave_out(meeting, member, error)
                 return None
-            self._kept[member, meeting.read] = meeting
+            self._spooled[member, meeting.read] = meeting
             self._changed.notify_all()
             return spool
 
@@ -291,7 +314,7 @@ class SharedRead:
         with self._changed:
             if not isinstance(error, BrokenPipeError):  # that is the end of its own COPY
                 logger.info("not kept on disk", extra={"why": str(error)})
-                error = TooSlow()
+                error = NotKept()
                 self.go_alone(member)
             meeting.left_out[member] = error
             if member in meeting.spools:
@@ -303,16 +326,16 @@ class SharedRead:
     ) -> None:
         """Says that a spool has all, or why not; one that lacks something waits for nobody."""
         meeting.spools[member].end(rows, error)
-        if error is not None and (member, meeting.read) not in self._at:
+        if error is not None and (member, meeting.read) not in self._attempts:
             self._drop_spool(meeting, member)
 
     def _drop_spool(self, meeting: _Meeting, member: object) -> None:
         with self._changed:
-            if self._kept.get((member, meeting.read)) is meeting:
-                del self._kept[member, meeting.read]
+            if self._spooled.get((member, meeting.read)) is meeting:
+                del self._spooled[member, meeting.read]
             meeting.spools[member].close()
 
     def _forget_spools(self, member: object, but: Collection[str] = ()) -> None:
-        for (one, read), meeting in list(self._kept.items()):
+        for (one, read), meeting in list(self._spooled.items()):
             if one == member and read not in but:
                 self._drop_spool(meeting, member)

@@ -18,7 +18,7 @@ MOST_BYTES = 4 << 30
 """What all spools of a run may take of the disk, ..."""
 
 PART_OF_FREE = 0.25
-"""... and of what was free of it when the run began."""
+"""... and of what is free of it when the first one is written."""
 
 
 class Sink(Protocol):
@@ -157,7 +157,7 @@ class Spool:
     def cut(self) -> None:
         """Lets who takes it fail at once, also where all was written."""
         with self._changed:
-            self._rows, self._error = 0, self._error or BrokenPipeError()
+            self._rows, self._error = self._rows or 0, self._error or BrokenPipeError()
             self._changed.notify_all()
 
     def copy_to(self, sink: Sink) -> int:
@@ -177,12 +177,13 @@ class Spool:
         with self._changed:
             self._starves_since = started = time.monotonic()
             self._changed.wait_for(lambda: self._bytes > offset or self._rows is not None)
-            self._starved_seconds += time.monotonic() - started
             self._starves_since = None
+            self._starved_seconds += time.monotonic() - started
             if self._error is not None:
                 raise self._error
-            end = min(self._bytes, offset + BLOCK_BYTES)
-        return os.pread(self._file.fileno(), end - offset, offset)
+            if self._is_closed:
+                raise BrokenPipeError
+            return os.pread(self._file.fileno(), BLOCK_BYTES, offset)
 
     def close(self) -> None:
         """Gives its place on the disk back; closed twice is closed."""

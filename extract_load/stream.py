@@ -107,8 +107,8 @@ class PipeReader:
         """
         self._starves_since = started = time.monotonic()
         data = os.read(self._descriptor, size)
-        self._starved_seconds += time.monotonic() - started
         self._starves_since = None
+        self._starved_seconds += time.monotonic() - started
         if data:
             self.bytes += len(data)
             self._pace(len(data))

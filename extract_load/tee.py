@@ -64,10 +64,11 @@ class Tee(io.RawIOBase):
         self._pace: Callable[[int], None] = lambda _: None
         self._lock = threading.Lock()
         self._is_over = False
+        self._is_cut = False
         self.reader: Session | None = None
         """Who reads just now."""
         self.is_writing = False
-        """Whether somebody is to take bytes now, or nobody may for a while."""
+        """Whether a block is paced or passed on now."""
         self.moved_at = time.monotonic()
         """When a block was last written to all."""
         for member in [m for m, pipe in pipes.items() if self._has_others and not pipe.is_wide]:
@@ -84,6 +85,8 @@ class Tee(io.RawIOBase):
         self._pace = pace
         with self._lock:
             self.reader = reader
+            if self._is_cut:
+                reader.sever()
         try:
             yield
         finally:
@@ -91,8 +94,9 @@ class Tee(io.RawIOBase):
                 self.reader = None
 
     def sever(self) -> None:
-        """Cuts the connection of who reads just now."""
+        """Cuts the connection of who reads just now, or will."""
         with self._lock:
+            self._is_cut = True
             if self.reader is not None:
                 self.reader.sever()
 

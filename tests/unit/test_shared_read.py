@@ -13,7 +13,7 @@ import pytest
 
 from extract_load import shared_read
 from extract_load.connection import Session
-from extract_load.shared_read import CopyOut, SharedRead, TooSlow
+from extract_load.shared_read import CopyOut, NotKept, SharedRead
 from extract_load.spool import BLOCK_BYTES, SpoolSpace
 from extract_load.tee import Pipe, Tee
 
@@ -72,6 +72,31 @@ def reading(chunk: str, count: list[str], fails: float, dice: random.Random) -> 
     return read
 
 
+class Alone(io.RawIOBase):
+    """What a target reads by itself goes to its own pipe."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__()
+        self._pipe = pipe
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        return self._pipe.write(bytes(data))
+
+
+def copied(shared: SharedRead, member: object, chunk: str, pipe: Pipe, read: CopyOut) -> int:
+    """The rows a target got, as `load_chunk` gets them."""
+    if not shared.is_alone(member, chunk):
+        return shared.copy(member, chunk, pipe, read)
+    with shared.turn:
+        stream = io.BufferedWriter(Alone(pipe), BLOCK_BYTES)
+        rows = read(cast("io.BufferedWriter[Tee]", stream))
+        stream.flush()
+        return rows
+
+
 @pytest.mark.parametrize("space", [0, 500_000, 1 << 30])
 @pytest.mark.parametrize("seed", range(20))
 def test_each_gets_all_of_every_chunk(
@@ -95,10 +120,13 @@ def test_each_gets_all_of_every_chunk(
             full = dice.choice([0.0, 0.5, 0.9])
             pipe = Fitful(dice, breaks=dice.random() < breaks, full=full)
             try:
-                rows = shared.copy(member, chunk, pipe, reading(chunk, count, fails, dice))
-            except (ConnectionError, TooSlow):
+                rows = copied(shared, member, chunk, pipe, reading(chunk, count, fails, dice))
+            except (ConnectionError, NotKept):
                 continue
             assert rows == len(chunk)
+            if dice.random() < fails:  # its commit does not come through
+                continue
+            shared.done(member, chunk)
             got[member, chunk] = pipe.getvalue()
             return
 
@@ -211,8 +239,8 @@ def copied_by(shared: SharedRead, member: str, chunk: str, pipe: Slow, reads: li
         return BLOCKS
 
     try:
-        return shared.copy(member, chunk, pipe, read) == BLOCKS
-    except TooSlow:
+        return copied(shared, member, chunk, pipe, read) == BLOCKS
+    except NotKept:
         return False
 
 
@@ -292,18 +320,46 @@ class Wire:
         self.is_cut.set()
 
 
+def silent_read(wire: Wire, is_silent: threading.Event) -> CopyOut:
+    """A read that sends a block and then nothing, until its session is cut."""
+
+    def read(stream: "io.BufferedWriter[Tee]") -> int:
+        with stream.raw.read_by(cast(Session, wire), lambda _: None):
+            stream.write(b"r" * 2 * BLOCK_BYTES)
+            is_silent.set()
+            assert wire.is_cut.wait(LIMIT_SECONDS)
+            raise ConnectionError
+
+    return read
+
+
+def test_a_read_that_nobody_waits_for_any_more_is_ended() -> None:
+    shared = SharedRead(["a", "late"], ROOM)
+    wire = Wire()
+    broken = Fitful(random.Random(), breaks=True, full=0)
+    with shared.joined("a", CHUNKS[:1]), pytest.raises(BrokenPipeError):
+        shared.copy("a", CHUNKS[0], broken, silent_read(wire, threading.Event()))
+    assert wire.is_cut.wait(LIMIT_SECONDS)
+    shared.leave("late")
+    assert not ROOM.is_used
+
+
+def test_a_cut_before_the_reading_began_is_no_less_one() -> None:
+    shared = SharedRead(["a", "b"], ROOM)
+    wire = Wire()
+    with shared.joined("b", CHUNKS[:1]), shared.joined("a", CHUNKS[:1]):
+        cutting = threading.Timer(0.1, lambda: shared.cut("a", CHUNKS[0]))  # it waits for b
+        cutting.start()
+        with pytest.raises(ConnectionError):
+            shared.copy("a", CHUNKS[0], Taking(), silent_read(wire, threading.Event()))
+    cutting.join()
+
+
 def test_a_read_whose_reader_lost_its_own_target_is_cut_by_the_others() -> None:
     """Else a source that falls silent then would be waited for by all of them."""
     shared = SharedRead(["reader", "other"], ROOM)
     wire = Wire()
     is_silent = threading.Event()
-
-    def read(stream: "io.BufferedWriter[Tee]") -> int:
-        with stream.raw.read_by(cast(Session, wire), lambda _: None):
-            stream.write(b"r" * BLOCK_BYTES)
-            is_silent.set()
-            assert wire.is_cut.wait(LIMIT_SECONDS)
-            raise ConnectionError
 
     def land(member: str) -> None:
         with shared.joined(member, CHUNKS[:1]):
@@ -311,7 +367,7 @@ def test_a_read_whose_reader_lost_its_own_target_is_cut_by_the_others() -> None:
                 time.sleep(0.1)
             pipe = Fitful(random.Random(), breaks=member == "reader", full=0)
             with pytest.raises(OSError, match=r"^$"):
-                shared.copy(member, CHUNKS[0], pipe, read)
+                shared.copy(member, CHUNKS[0], pipe, silent_read(wire, is_silent))
 
     def watch(_: object) -> None:
         assert is_silent.wait(LIMIT_SECONDS)
@@ -366,6 +422,10 @@ def test_what_was_kept_is_taken_again_after_a_failure_of_the_target() -> None:
             drained(shared, count, Fitful(random.Random(), breaks=True, full=0))
         pipe = Taking()
         drained(shared, count, pipe)
+        again = Taking()  # what it got was not committed
+        drained(shared, count, again)
+        shared.done("late", CHUNKS[0])
+    assert again.getvalue() == content(CHUNKS[0])
     assert pipe.getvalue() == content(CHUNKS[0])
     assert count == CHUNKS[:1]
     assert not ROOM.is_used
@@ -422,6 +482,7 @@ def test_spools_leave_open_files_for_sessions(monkeypatch: pytest.MonkeyPatch) -
             shared.copy("quick", chunk, Taking(), reading(chunk, count, 0, random.Random()))
     with shared.joined("late", CHUNKS):
         for chunk in CHUNKS:
-            shared.copy("late", chunk, Taking(), reading(chunk, count, 0, random.Random()))
+            copied(shared, "late", chunk, Taking(), reading(chunk, count, 0, random.Random()))
+            shared.done("late", chunk)
     assert count == [*CHUNKS, *CHUNKS[10:]]
     assert not ROOM.is_used
