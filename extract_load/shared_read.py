@@ -1,8 +1,8 @@
 """One read of a source table for several targets.
 
-Targets whose runs would send the very same COPY, in the same snapshot, meet at each chunk: one of
-them reads, and what it reads goes to all. Who is late or slow holds up the others for a moment
-only: what it has yet to take waits on disk. Where that has no room, it reads by itself.
+Targets whose runs would send the very same COPY, in the same snapshot, meet at each chunk: it is
+read once, and goes to all. Who is late or slow holds up the others for a moment only: what it has
+yet to take waits on disk. Where that has no room, it reads by itself.
 """
 
 import io
