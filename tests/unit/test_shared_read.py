@@ -307,7 +307,7 @@ def test_who_comes_late_each_time_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     assert took["quick"] < 0.7 < 12 * 0.09 < took["late"]
 
 
-# ---------------------------------------------------------------- what a fresh pair of eyes found
+# ---------------------------------------------------------------- one that is sick harms nobody
 
 
 class Wire:
@@ -355,9 +355,11 @@ def test_a_cut_before_the_reading_began_is_no_less_one() -> None:
     cutting.join()
 
 
-def test_a_read_whose_reader_lost_its_own_target_is_cut_by_the_others() -> None:
-    """Else a source that falls silent then would be waited for by all of them."""
-    shared = SharedRead(["reader", "other"], ROOM)
+@pytest.mark.parametrize("gone", ["first", "other"])
+def test_a_silent_read_is_cut_by_who_still_takes_part(gone: str) -> None:
+    """Whoever began it: the others would wait for it for good."""
+    shared = SharedRead(["first", "other"], ROOM)
+    left = "other" if gone == "first" else "first"
     wire = Wire()
     is_silent = threading.Event()
 
@@ -365,23 +367,23 @@ def test_a_read_whose_reader_lost_its_own_target_is_cut_by_the_others() -> None:
         with shared.joined(member, CHUNKS[:1]):
             if member == "other":
                 time.sleep(0.1)
-            pipe = Fitful(random.Random(), breaks=member == "reader", full=0)
+            pipe = Fitful(random.Random(), breaks=member == gone, full=0)
             with pytest.raises(OSError, match=r"^$"):
                 shared.copy(member, CHUNKS[0], pipe, silent_read(wire, is_silent))
 
     def watch(_: object) -> None:
         assert is_silent.wait(LIMIT_SECONDS)
-        tee = shared.reading("other", CHUNKS[0])
+        tee = shared.reading(left, CHUNKS[0])
         assert tee is not None
         assert tee.reader is cast(Session, wire)
         assert time.monotonic() - tee.moved_at < 5
-        shared.cut("other", CHUNKS[0])
+        shared.cut(left, CHUNKS[0])
 
     with ThreadPoolExecutor(3) as pool:
-        landing = [pool.submit(land, member) for member in ("reader", "other")]
+        landing = [pool.submit(land, member) for member in ("first", "other")]
         for done in [*landing, pool.submit(watch, None)]:
             done.result(timeout=LIMIT_SECONDS)
-    assert shared.reading("other", CHUNKS[0]) is None
+    assert shared.reading(left, CHUNKS[0]) is None
 
 
 def test_what_is_read_once_is_paced_once() -> None:
