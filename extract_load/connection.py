@@ -4,8 +4,11 @@ Settings are made with SET LOCAL inside each transaction, because a transaction-
 hands the next transaction to another server session, and refuses `options=` in a DSN.
 """
 
+import fcntl
 import os
 import socket
+import struct
+import termios
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -197,6 +200,15 @@ class Session:
         """Ends the statement that runs now, from another thread."""
         with suppress(psycopg2.Error):
             self._raw.cancel()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the system took for the server and could not deliver yet (tcp(7), SIOCOUTQ)."""
+        try:
+            found = fcntl.ioctl(self._raw.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        except (psycopg2.Error, OSError):
+            return 0
+        return int(struct.unpack("i", found)[0])
 
     def sever(self) -> None:
         """Cuts the connection, from another thread: what waits on it fails at once."""

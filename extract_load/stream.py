@@ -65,6 +65,14 @@ class Side(Protocol):
         """Cuts the connection, from another thread."""
 
 
+class TargetSide(Side, Protocol):
+    """The end that takes."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Returns what the system has of its bytes and could not deliver yet."""
+
+
 @dataclass(frozen=True)
 class StreamWatch:
     """What a stream may not exceed, and how it is ended."""
@@ -72,7 +80,7 @@ class StreamWatch:
     stall_seconds: float
     """After so long without a byte it is given up."""
     source: Side
-    target: Side
+    target: TargetSide
     is_source_working: Callable[[], bool]
     """Whether a source that sends nothing still looks for rows."""
     pace: Callable[[int], None]
@@ -114,6 +122,7 @@ class PipeReader:
             self._pace(len(data))
             self.moved_at = time.monotonic()
             return data
+        self.moved_at = time.monotonic()
         self._writer_ended.wait(_JOIN_SECONDS)
         if self._writer_error is not None:
             raise self._writer_error
@@ -126,9 +135,9 @@ class PipeReader:
         return self._starved_seconds + (0.0 if since is None else time.monotonic() - since)
 
     @property
-    def waiting_bytes(self) -> int:
-        """How many bytes wait in the pipe."""
-        return _waiting_bytes(self._descriptor)
+    def is_starved(self) -> bool:
+        """Whether the target waits for bytes; else it is at those it has, and after the last."""
+        return self._starves_since is not None
 
     def end(self, error: BaseException | None) -> None:
         """Says how the writer ended; to be called before its end of the pipe is closed."""
@@ -262,11 +271,14 @@ class _Watchdog(threading.Thread):
 
     def run(self) -> None:
         """Looks now and then; cuts the connection of the side that stalled."""
-        limit = self._watch.stall_seconds
+        limit, unsent = self._watch.stall_seconds, 0
         while not self._ended.wait(min(1.0, limit / 4)):
+            before, unsent = unsent, self._watch.target.unsent_bytes
+            if unsent < before:  # the last of a stream is megabytes in buffers of the system
+                self._reader.moved_at = time.monotonic()
             if time.monotonic() < self._reader.moved_at + limit:
                 continue
-            is_target = self._reader.waiting_bytes > 0
+            is_target = not self._reader.is_starved
             if not is_target and _says_yes(self._watch.is_source_working, limit):
                 self._reader.moved_at = time.monotonic()
                 continue

@@ -1,11 +1,20 @@
 """The pipe between two COPY commands: what broke off must never look finished."""
 
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from extract_load.errors import SourceUnavailable, TargetError, VerificationFailed
-from extract_load.stream import PipeReader, PipeWriter, move
+from extract_load.connection_parameters import ConnectionParameters
+from extract_load.errors import (
+    SourceUnavailable,
+    TargetError,
+    TargetUnavailable,
+    VerificationFailed,
+)
+from extract_load.memory import MemoryBudget
+from extract_load.stream import CopyStats, PipeReader, PipeWriter, StreamWatch, move
 
 PIECE = b"x" * 100_000
 
@@ -76,3 +85,90 @@ def test_two_counts_that_differ_are_an_error() -> None:
 
     with pytest.raises(VerificationFailed, match="the source sent 11 rows, the target took 10"):
         move(write, read_all)
+
+
+class End:
+    """One side of a stream: told of, and cut."""
+
+    def __init__(self, conn_id: str) -> None:
+        self.parameters = ConnectionParameters(conn_id, "host", "database", "user")
+        self.unsent_bytes = 0
+        self.is_cut = threading.Event()
+
+    def sever(self) -> None:
+        self.is_cut.set()
+
+
+@pytest.fixture
+def memory() -> Iterator[MemoryBudget]:
+    budget = MemoryBudget()
+    with budget.granted(1024):
+        yield budget
+
+
+def watched(source: End, target: End, stall_seconds: float, memory: MemoryBudget) -> StreamWatch:
+    return StreamWatch(
+        stall_seconds=stall_seconds,
+        source=source,
+        target=target,
+        is_source_working=lambda: False,
+        pace=lambda _: None,
+        memory=memory,
+    )
+
+
+def test_a_target_that_falls_silent_with_the_last_bytes_is_the_one_that_stalled(
+    memory: MemoryBudget,
+) -> None:
+    """All is read by then; what is still on its way is in buffers of the system."""
+    source, target = End("source"), End("target")
+
+    def copy_in(stream: PipeReader) -> int:
+        read_all(stream)
+        assert target.is_cut.wait(10), "nobody ends it"
+        raise ConnectionError
+
+    with pytest.raises(TargetUnavailable, match="stalled"):
+        move(lambda stream: stream.write(b"rows"), copy_in, watched(source, target, 0.2, memory))
+    assert not source.is_cut.is_set()
+
+
+def test_so_is_one_that_takes_a_block_and_no_more(memory: MemoryBudget) -> None:
+    """The pipe is empty, but nobody asks the source for more."""
+    source, target = End("source"), End("target")
+
+    def copy_out(stream: PipeWriter) -> int:
+        stream.write(b"rows")
+        stream.flush()
+        assert target.is_cut.wait(10), "nobody ends it"
+        return 1
+
+    def copy_in(stream: PipeReader) -> int:
+        stream.read(1 << 16)
+        assert target.is_cut.wait(10), "nobody ends it"
+        raise ConnectionError
+
+    with pytest.raises(TargetUnavailable, match="stalled"):
+        move(copy_out, copy_in, watched(source, target, 0.2, memory))
+    assert not source.is_cut.is_set()
+
+
+def test_a_target_whose_last_bytes_are_still_on_their_way_has_not_stalled(
+    memory: MemoryBudget,
+) -> None:
+    """A slow line empties what the system has buffered, and that may be megabytes."""
+    source, target = End("source"), End("target")
+
+    def copy_in(stream: PipeReader) -> int:
+        read_all(stream)
+        for left in range(10, -1, -1):
+            target.unsent_bytes = left
+            time.sleep(0.1)
+        return 4
+
+    stats = move(
+        lambda stream: stream.write(b"rows"), copy_in, watched(source, target, 0.4, memory)
+    )
+    assert stats == CopyStats(rows=4, bytes=4)
+    assert not target.is_cut.is_set()
+    assert not source.is_cut.is_set()
