@@ -79,7 +79,7 @@ class SharedRead:
         self._meetings: dict[str, _Meeting] = {}
         self._attempts: dict[tuple[object, str], _Attempt] = {}
         self._spooled: dict[tuple[object, str], _Meeting] = {}
-        """Those that have a spool for a target."""
+        """Those that keep a whole chunk for a target."""
         self._held_up: defaultdict[object, float] = defaultdict(float)
         self._alone: set[object] = set()
         self._began_at = time.monotonic()
@@ -270,10 +270,10 @@ class SharedRead:
             return meeting.rows
         try:
             return spool.copy_to(pipe)
-        except BaseException:
-            if spool.has_failed:  # else its own COPY did: it takes it again
+        finally:
+            is_kept = self._spooled.get((member, meeting.read)) is meeting
+            if spool.has_failed or not is_kept:
                 self._drop_spool(meeting, member)
-            raise
 
     def _end_attempt(self, member: object, attempt: _Attempt) -> None:
         """Forgets who is at it; a read that nobody is at any more is ended."""
@@ -298,14 +298,19 @@ class SharedRead:
         return self._held_up[member] >= max(HELD_UP_SECONDS, HELD_UP_PART * elapsed)
 
     def _new_spool(self, meeting: _Meeting, member: object) -> Spool | None:
-        """A spool for a target; where there is no room, it reads by itself."""
+        """A spool for a target; where there is no room, it reads by itself.
+
+        That of a target which takes part already lacks what went into its pipe: it is for this
+        attempt only. That of another has all of the chunk, and is kept until it is committed.
+        """
         with self._changed:
             try:
                 spool = meeting.spools[member] = Spool(self._space)
             except OSError as error:
                 self._leave_out(meeting, member, error)
                 return None
-            self._spooled[member, meeting.read] = meeting
+            if member not in meeting.pipes:
+                self._spooled[member, meeting.read] = meeting
             self._changed.notify_all()
             return spool
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, cast
 
 import pytest
@@ -55,8 +56,8 @@ class Fitful(Taking):
 
 
 def content(chunk: str) -> bytes:
-    """Three blocks and a bit."""
-    return f"rows of {chunk}".encode() * (BLOCK_BYTES // 4)
+    """Some blocks, of which no two are alike."""
+    return b"".join(f"{row} of {chunk}\n".encode() for row in range(15_000))
 
 
 def reading(chunk: str, count: list[str], fails: float, dice: random.Random) -> CopyOut:
@@ -430,6 +431,57 @@ def test_what_was_kept_is_taken_again_after_a_failure_of_the_target() -> None:
     assert again.getvalue() == content(CHUNKS[0])
     assert pipe.getvalue() == content(CHUNKS[0])
     assert count == CHUNKS[:1]
+    assert not ROOM.is_used
+
+
+class Full(Taking):
+    """A pipe that is full after its first block."""
+
+    @property
+    def has_room(self) -> bool:  # type: ignore[override]
+        return not self.getvalue()
+
+
+class Starving(Taking):
+    """A pipe whose target waits whenever somebody asks."""
+
+    @property
+    def starved_seconds(self) -> float:  # type: ignore[override]
+        return time.monotonic()
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_what_was_spooled_from_the_middle_on_is_read_again_after_a_failure(
+    *, breaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its beginning went into the pipe: a next attempt would miss that."""
+    monkeypatch.setattr(shared_read, "HELD_UP_SECONDS", 0.01)
+    shared = SharedRead(["quick", "slow"], ROOM)
+    count: list[str] = []
+
+    class First(Full):
+        def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
+            if breaks and self.getvalue():
+                raise BrokenPipeError
+            return super().write(data)
+
+    def land(member: str) -> None:
+        with shared.joined(member, CHUNKS[:1]):
+            if member == "quick":
+                drained(shared, count, Starving(), member)
+                shared.done(member, CHUNKS[0])
+                return
+            pipe = First()
+            with pytest.raises(BrokenPipeError) if breaks else nullcontext():
+                drained(shared, count, pipe, member)
+                assert pipe.getvalue() == content(CHUNKS[0])  # and then its commit fails
+            again = Taking()
+            drained(shared, count, again, member)
+            assert again.getvalue() == content(CHUNKS[0])
+
+    monkeypatch.setattr(shared_read, "HELD_UP_PART", 0.0)
+    in_parallel(land, ["quick", "slow"])
+    assert count == [CHUNKS[0]] * 2
     assert not ROOM.is_used
 
 
