@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import psycopg2
 from psycopg2 import sql
 
+from extract_load.cancel_request import CancelRequest
 from extract_load.connection_parameters import (
     ConnectionParameters,
     Resolver,
@@ -133,6 +134,7 @@ class Session:
         """The last transaction that held a lease; it may go on where the connection is lost."""
         self._raw = attempt(self._connect, attempts=attempts)
         self._raw.autocommit = True
+        self._cancel_request = CancelRequest(self._raw)
 
     def _connect(self) -> psycopg2.extensions.connection:
         try:
@@ -198,8 +200,7 @@ class Session:
 
     def cancel(self) -> None:
         """Ends the statement that runs now, from another thread."""
-        with suppress(psycopg2.Error):
-            self._raw.cancel()
+        self._cancel_request.send()
 
     @property
     def unsent_bytes(self) -> int:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.command import PROGRAM, clean_environment, write_settings
 from tests.support.landing import assert_equal, environment, land_one
+from tests.support.proxy import wire_to
 from tests.support.servers import Database
 from tests.support.tables import MODES, RAW, change_items, create_items, leftovers
 
@@ -175,6 +176,25 @@ def test_a_signal_ends_a_wait_for_the_lease(
 
     assert process.wait(timeout=SOON_SECONDS) == 143
     holder.close()
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_signal_ends_a_run_whose_server_fell_silent(
+    source: Database, target: Database, side: str, tmp_path: Path
+) -> None:
+    """A cancel request is taken no better than the statement: psycopg2's would stop all threads."""
+    create_items(source, ROWS)
+    path = write_settings(tmp_path / "t.yml", {**MODES["full"], **SMALL_CHUNKS, "target": RAW})
+    servers = {"source": source, "target": target}
+    with wire_to(servers[side].port) as wire:
+        through = {**servers, side: replace(servers[side], port=wire.port)}
+        process = start(through["source"], through["target"], path)
+        wait_until(process, lambda: loaded_chunks(target) >= 3)
+        wire.silent.set()
+
+        process.terminate()
+
+        assert process.wait(timeout=SOON_SECONDS) == 143
 
 
 def test_a_signal_ends_a_wait_for_a_silent_server(
