@@ -19,7 +19,7 @@ _libpq.PQgetCancel.restype = ctypes.c_void_p
 _libpq.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
 _libpq.PQfreeCancel.argtypes = [ctypes.c_void_p]
 _MESSAGE_BYTES = 256
-"""What libpq recommends for its message (manual, libpq: Canceling Queries)."""
+"""What libpq recommends for its message (manual, "Canceling Queries in Progress")."""
 
 
 class CancelRequest:
@@ -34,6 +34,7 @@ class CancelRequest:
     def send(self) -> None:
         """Sends the request, and waits until the server took it, or cannot be reached.
 
-        Whether it came in time to end anything is never told (manual, Canceling Requests in Progress).
+        Whether it came in time to end anything is never told (manual, "Canceling Requests in
+        Progress").
         """
         _libpq.PQcancel(self._handle, ctypes.create_string_buffer(_MESSAGE_BYTES), _MESSAGE_BYTES)
