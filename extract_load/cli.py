@@ -231,7 +231,10 @@ def verify(**options: Any) -> int:
 @cli.command(cls=_Command)
 @cli_options.common
 def status(**options: Any) -> int:
-    """Shows last runs, freshness, watermarks, open chunks and leases."""
+    """Shows last runs, freshness, watermarks, open chunks and leases.
+
+    Exit status: 1 a target could not be asked, 2 settings or arguments wrong.
+    """
     from extract_load.plan_report import statuses_as_text
     from extract_load.status import read_statuses
 
@@ -242,7 +245,7 @@ def status(**options: Any) -> int:
         {"tables": [table.as_dict() for table in found]},
         lambda: statuses_as_text(found),
     )
-    return 0
+    return 1 if any(table.unreachable for table in found) else 0
 
 
 @cli.command(cls=_Command)

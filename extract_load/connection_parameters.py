@@ -4,6 +4,7 @@ First hit wins: what the caller's resolver knows, `AIRFLOW_CONN_<ID>` in Airflow
 form, the `POSTGRES_*` variables for the ids they describe. There is no default host or password.
 """
 
+import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -18,7 +19,15 @@ _DESCRIBED_BY_ENVIRONMENT = {
     "TARGET_POSTGRES_CONN_ID": "postgres_default",
     "AIRFLOW_DB_CONN_ID": "airflow_db",
 }
-_LIBPQ_EXTRAS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs")
+_LIBPQ_EXTRAS = (
+    *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir"),
+    *("sslcertmode", "sslnegotiation", "sslsni"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version"),
+    *("channel_binding", "require_auth", "gssencmode", "target_session_attrs"),
+)
+_OWN_EXTRAS = ("mask_salt", "target_disk_mb")
+_ALIKE = 0.8
+"""How alike two names are of which one is taken for a slip (difflib's ratio): `sslmod`."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,8 @@ def resolve_connection(
         raise ConfigError(
             f'connection "{conn_id}" is not defined',
             f"There is no {_variable(conn_id)} in the environment"
-            + (", and no connection of that name in Airflow." if resolver else "."),
+            + (", and no connection of that name in Airflow." if resolver else ".")
+            + _near_ids(conn_id, environ),
             f"Add it under Admin > Connections, or set {uri}."
             if resolver
             else f"Set {uri}, or name a file that does with --env-file.",
@@ -124,11 +134,13 @@ def connection_from_airflow(conn_id: str, fields: Mapping[str, Any]) -> Connecti
         fields: `host`, `port`, `schema`, `login`, `password` and `extra` (a mapping or JSON).
 
     Raises:
-        ConfigError: If port, extra or target_disk_mb cannot be read.
+        ConfigError: If port, extra or target_disk_mb cannot be read, or a key of extra is all but
+            one that is known. Others are Airflow's, or another tool's, and left alone.
     """
     try:
         extra = fields.get("extra") or {}
         extra = json.loads(extra) if isinstance(extra, str) else extra
+        _require_no_slip(conn_id, extra)
         return ConnectionParameters(
             conn_id=conn_id,
             host=fields.get("host") or "",
@@ -189,6 +201,30 @@ def _from_postgres_variables(
             "password": environ.get("POSTGRES_PASSWORD"),
         },
     )
+
+
+def _near_ids(conn_id: str, environ: Mapping[str, str]) -> str:
+    """A question, where the environment defines a connection of almost that name."""
+    defined = [
+        name.removeprefix("AIRFLOW_CONN_").lower()
+        for name in environ
+        if name.startswith("AIRFLOW_CONN_")
+    ]
+    near = difflib.get_close_matches(conn_id.lower(), defined, n=1, cutoff=_ALIKE)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def _require_no_slip(conn_id: str, extra: Mapping[str, Any]) -> None:
+    """Refuses what was meant for libpq or us: `sslmod=verify-full` would verify nothing."""
+    known = (*_LIBPQ_EXTRAS, *_OWN_EXTRAS)
+    for key in extra:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=_ALIKE)
+        if near and key not in known:
+            raise ConfigError(
+                f'connection "{conn_id}" has an option "{key}"',
+                f'There is no such option; did you mean "{near[0]}"?',
+                "Mend it in the connection's URI, or in its extra.",
+            )
 
 
 def _variable(conn_id: str) -> str:

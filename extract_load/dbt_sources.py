@@ -3,6 +3,7 @@
 The project is read as YAML or from dbt's manifest, without dbt; a test holds both equal.
 """
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from extract_load.settings_file import (
     read_yaml,
     settings_from_document,
 )
+
+_DECLARES = "extract_load"
+_DEFAULTS = "extract_load_defaults"
+_ALIKE = 0.85
+"""How alike a key of a `meta` is that is taken for a slip (difflib's ratio): `extract_laod`."""
 
 
 def load_dbt_project(project_dir: Path, environ: Mapping[str, str]) -> Settings:
@@ -63,7 +69,7 @@ def dbt_project_document(project_dir: Path, environ: Mapping[str, str]) -> Docum
         )
         for source in _dbt_sources(project_dir, project)
         for table in source.get("tables") or ()
-        if "extract_load" in _meta(table) and render(_is_enabled(source, table))
+        if _declares(_meta(source), _meta(table)) and render(_is_enabled(source, table))
     ]
     return _document(declared)
 
@@ -90,7 +96,7 @@ def settings_from_manifest(
             metas=[node["config"]["meta"]],
         )
         for node in nodes
-        if "extract_load" in node["config"].get("meta", {})
+        if _declares(node["config"].get("meta", {}))
     ]
     return settings_from_document(_document(declared), "dbt manifest", environ)
 
@@ -105,6 +111,23 @@ def _dbt_sources(project_dir: Path, project: Document) -> Iterator[Document]:
 def _meta(node: Document) -> Document:
     """A source's or table's meta; dbt takes it under `config` and, still, beside it."""
     return {**(node.get("meta") or {}), **((node.get("config") or {}).get("meta") or {})}
+
+
+def _declares(*metas: Document) -> bool:
+    """Whether the last meta, that of a table, declares what is landed.
+
+    Raises:
+        ConfigError: If a key is all but one of ours: its table would be left out in silence.
+    """
+    for key in (key for meta in metas for key in meta if key not in {_DECLARES, _DEFAULTS}):
+        near = difflib.get_close_matches(str(key), (_DECLARES, _DEFAULTS), n=1, cutoff=_ALIKE)
+        if near:
+            raise ConfigError(
+                f'a dbt source has "{key}" in its meta',
+                f'There is no such key; did you mean "{near[0]}"?',
+                "Mend it in the YAML that declares the source.",
+            )
+    return _DECLARES in metas[-1]
 
 
 def _is_enabled(source: Document, table: Document) -> Any:
@@ -123,10 +146,10 @@ def _declaration(
         "source": f"public.{quoted(table['name'])}",
         "target": f"{quoted(schema)}.{quoted(table.get('identifier') or table['name'])}",
     }
-    own = meta["extract_load"]
-    defaults = meta.get("extract_load_defaults") or {}
+    own = meta[_DECLARES]
+    defaults = meta.get(_DEFAULTS) or {}
     if not isinstance(own, dict):
-        return defaults, {**names, "extract_load": own}
+        return defaults, {**names, _DECLARES: own}
     if "targets" in own:
         del names["target"]
     return defaults, {**names, **own}

@@ -7,7 +7,7 @@ from extract_load.config import duration_text
 from extract_load.dbt_models import Models
 from extract_load.errors import SchemaMismatch
 from extract_load.extract import Estimate
-from extract_load.report import bytes_text, text_table
+from extract_load.report import bytes_text, errors_text, table_names, text_table
 from extract_load.resume import why_not_repaired
 from extract_load.runner import PlannedTable
 from extract_load.status import TableStatus
@@ -82,10 +82,16 @@ def plans_as_text(planned: tuple[PlannedTable, ...], models: Models) -> str:
         planned: The tables.
         models: The dbt models that read raw tables.
     """
+    shown_all = [plan_as_dict(table, models) for table in planned]
+    names = table_names(
+        [(shown["source"], shown["target"], shown["target_connection"]) for shown in shown_all],
+        say_target=True,
+    )
     rows = [
         [
             shown["source"],
             shown["target"],
+            shown["target_connection"],
             shown["sync_mode"],
             shown["publish"],
             str(shown["chunks"]),
@@ -94,20 +100,42 @@ def plans_as_text(planned: tuple[PlannedTable, ...], models: Models) -> str:
             f"{shown['estimated_seconds']:.1f}",
             shown["baseline_reason"] or f"from {shown['window']['low']}",
         ]
-        for shown in (plan_as_dict(table, models) for table in planned)
+        for shown in shown_all
         if not shown["error"]
     ]
-    heads = ["table", "raw table", "mode", "publish", "chunks", "rows ~", "bytes ~", "seconds ~"]
-    text = text_table([*heads, "why"], rows, right_from=4)
-    return text + "".join(_notes(table, models) for table in planned) + "\nNothing was changed."
+    heads = ["table", "raw table", "target", "mode", "publish", "chunks", "rows ~", "bytes ~"]
+    text = text_table([*heads, "seconds ~", "why"], rows, right_from=5)
+    notes = "".join(
+        _notes(name, table, shown)
+        for name, table, shown in zip(names, planned, shown_all, strict=True)
+    )
+    errors = errors_text(
+        (name, table.error) for name, table in zip(names, planned, strict=True) if table.error
+    )
+    readers = "".join(
+        f"dbt models that read {shown['target']}: {_readers(shown)}\n"
+        for table, shown in zip(planned, shown_all, strict=True)
+        if isinstance(table.error, SchemaMismatch)
+    )
+    return f"{text}{notes}{errors}{readers}\nNothing was changed."
 
 
 def statuses_as_text(statuses: tuple[TableStatus, ...]) -> str:
-    """Returns the statuses as a table."""
-    return text_table(
+    """Returns the statuses as a table, and below it why a target could not be asked."""
+    names = table_names(
+        [(status.source, status.target, status.target_connection) for status in statuses],
+        say_target=True,
+    )
+    errors = errors_text(
+        (name, status.unreachable)
+        for name, status in zip(names, statuses, strict=True)
+        if status.unreachable
+    )
+    table = text_table(
         [
             "table",
             "raw table",
+            "target",
             "last run",
             "status",
             "age",
@@ -120,8 +148,9 @@ def statuses_as_text(statuses: tuple[TableStatus, ...]) -> str:
             [
                 status.source,
                 status.target + ("" if status.managed else " (unmanaged)"),
+                status.target_connection,
                 status.last_run_id or "-",
-                status.last_status or "never run",
+                "unreachable" if status.unreachable else status.last_status or "never run",
                 age_text(status.age_seconds),
                 status.watermark or "-",
                 str(status.open_chunks),
@@ -131,6 +160,7 @@ def statuses_as_text(statuses: tuple[TableStatus, ...]) -> str:
             for status in statuses
         ),
     )
+    return f"{table}{errors}"
 
 
 def age_text(seconds: float | None) -> str:
@@ -148,26 +178,26 @@ def age_text(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
-def _notes(planned: PlannedTable, models: Models) -> str:
-    shown = plan_as_dict(planned, models)
-    readers = ", ".join(shown["dbt_models"]) or "none known"
+def _notes(name: str, planned: PlannedTable, shown: dict[str, Any]) -> str:
     if planned.error is not None:
-        is_about_columns = isinstance(planned.error, SchemaMismatch)
-        note = f"dbt models that read {shown['target']}: {readers}\n" if is_about_columns else ""
-        return f"\n{planned.error}\n{note}"
+        return ""
     lines = [f"warning: {warning}" for warning in shown["warnings"]]
     if planned.plan is not None and planned.plan.schema_change.statements:
         lines += [f"ddl: {statement}" for statement in shown["ddl"]]
         lines += [f"lock: {lock}" for lock in shown["locks"]]
         lines.append(f"views: {', '.join(shown['dependent_views']) or 'none'}")
-        lines.append(f"dbt models: {readers}")
+        lines.append(f"dbt models: {_readers(shown)}")
     lines += [
         f"{column['name']}: {column['source_type']} lands as {column['target_type']}"
         + (", masked" if column["treatment"] == "masked" else "")
         for column in shown["columns"]
         if column["treatment"] != "identical"
     ]
-    return "".join(f"\n{shown['source']}: {line}" for line in lines)
+    return "".join(f"\n{name}: {line}" for line in lines) + ("\n" if lines else "")
+
+
+def _readers(shown: dict[str, Any]) -> str:
+    return ", ".join(shown["dbt_models"]) or "none known"
 
 
 def _seconds(estimate: Estimate) -> float:

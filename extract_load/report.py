@@ -2,13 +2,17 @@
 
 import resource
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from extract_load.errors import ExtractLoadError
+
+Place = tuple[str, str, str]
+"""A table: its source, its raw table, and the connection id of its target."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,14 @@ class RunReport:
 
     def as_text(self, width: int | None = None) -> str:
         """Returns the closing table of a run, and every error below it."""
+        places = [(one.source, one.target, one.target_connection) for one in self.tables]
         counts = ("rows_read", "rows_inserted", "rows_updated", "rows_deleted", "rows_unchanged")
         heads = ["table", "target", "mode", "read", "inserted", "updated", "deleted", "unchanged"]
         table = text_table(
             [*heads, "bytes", "seconds", "rows/s", "status"],
             (
                 [
-                    self._name(result),
+                    name,
                     result.target_connection,
                     result.sync_mode,
                     *(f"{getattr(result, name):,}" for name in counts),
@@ -122,20 +127,18 @@ class RunReport:
                     f"{result.rows_per_second:,.0f}",
                     result.status,
                 ]
-                for result in self.tables
+                for name, result in zip(table_names(places), self.tables, strict=True)
             ),
             right_from=3,
             width=width,
         )
-        errors = "".join(f"\n{result.error}\n" for result in self.failed)
+        names = table_names(places, say_target=True)
+        errors = errors_text(
+            (name, result.error)
+            for name, result in zip(names, self.tables, strict=True)
+            if result.error
+        )
         return f"{self._headline()}\n\n{table}{errors}\n{self._bottom_line()}"
-
-    def _name(self, result: TableResult) -> str:
-        """The source table, with its raw table where a target has several of it."""
-        place = (result.source, result.target_connection)
-        same = [one for one in self.tables if (one.source, one.target_connection) == place]
-        raw_table = result.target.partition(".")[2]
-        return f"{result.source} as {raw_table}" if len(same) > 1 else result.source
 
     def _headline(self) -> str:
         targets = {table.target_connection for table in self.tables}
@@ -155,6 +158,45 @@ class RunReport:
         )
 
 
+def table_names(places: Sequence[Place], *, say_target: bool = False) -> list[str]:
+    """Returns what tables are called: by their source, and by what tells them apart.
+
+    Args:
+        places: The tables, all that are shown together.
+        say_target: Whether to name the target where the same source goes to several; a table
+            with a column for it need not.
+
+    Example:
+        >>> table_names([("public.a", "raw.a", "one"), ("public.a", "raw.b", "one")])
+        ['public.a as a', 'public.a as b']
+    """
+    in_target = Counter((source, conn_id) for source, _, conn_id in places)
+    targets = Counter(source for source, _ in in_target)
+    return [
+        source
+        + (f" as {target.partition('.')[2]}" if in_target[source, conn_id] > 1 else "")
+        + (f" in {conn_id}" if say_target and targets[source] > 1 else "")
+        for source, target, conn_id in places
+    ]
+
+
+def errors_text(found: Iterable[tuple[str, ExtractLoadError]]) -> str:
+    """Returns each error once, a paragraph each, with the tables it is about.
+
+    Args:
+        found: What a table is called, and its error. A server that is down fails all of its
+            tables in the same words.
+    """
+    about: dict[str, list[str]] = {}
+    for name, error in found:
+        about.setdefault(str(error), []).append(name)
+    return "".join(
+        f"\n{error}\n"
+        + ("" if len(names) == 1 and names[0] in error else f"tables: {', '.join(names)}\n")
+        for error, names in about.items()
+    )
+
+
 def text_table(
     heads: list[str], rows: Iterable[list[str]], *, right_from: int = 99, width: int | None = None
 ) -> str:
@@ -163,7 +205,8 @@ def text_table(
     Args:
         heads: Column heads.
         rows: Cells as text.
-        right_from: Columns from this one on are aligned right, but for the last.
+        right_from: Columns from this one on are aligned right, but for the last, which is the
+            one that may be wrapped.
         width: Characters a line may have; None allows 200.
     """
     from rich.console import Console  # noqa: PLC0415 - 50 ms that `--output json` never needs
@@ -172,7 +215,8 @@ def text_table(
     table = Table(box=None, pad_edge=False, header_style="")
     for number, head in enumerate(heads):
         to_right = right_from <= number < len(heads) - 1
-        table.add_column(head, justify="right" if to_right else "left", no_wrap=True)
+        is_last = number == len(heads) - 1
+        table.add_column(head, justify="right" if to_right else "left", no_wrap=not is_last)
     for row in rows:
         table.add_row(*(_plain(cell) for cell in row))
     stream = StringIO()

@@ -46,6 +46,7 @@ _REFUSED = {
     "permission denied for database": "Grant CONNECT on the database to the role.",
     "certificate": "Check sslrootcert and the host name of the connection.",
     "does not support SSL": 'Set sslmode to "disable" if the network is your own.',
+    "invalid sslmode value": "Set sslmode to disable, prefer, require, verify-ca or verify-full.",
 }
 """Texts of a server that answered and will answer the same again."""
 _NO_SLOT = (
@@ -120,7 +121,9 @@ def connect_error_from(
     failed = unavailable(
         f'could not connect to {side} "{conn_id}"',
         f"{address}: {_reason(exc)}",
-        "Check that the server is up and that this host is among its trusted sources.",
+        "Check the host name of the connection, and that it can be looked up from here."
+        if "could not translate host name" in text
+        else "Check that the server is up and that this host is among its trusted sources.",
     )
     failed.refusal = "slots" if any(known in text for known in _NO_SLOT) else "unreachable"
     return failed

@@ -27,7 +27,7 @@ def select_tables(
             raise ConfigError(
                 f'"{pattern}" selects no table',
                 f"The {settings.origin} has "
-                + ", ".join(table.source.written for table in settings.tables)
+                + ", ".join(dict.fromkeys(table.source.written for table in settings.tables))
                 + ".",
                 "Mend --select: a source or target name, or a glob such as 'public.*'.",
             )
@@ -35,6 +35,9 @@ def select_tables(
         if all(table.target_connection != conn_id for table in settings.tables):
             raise ConfigError(
                 f'no table has the target "{conn_id}"',
+                f"The {settings.origin} has "
+                + ", ".join(dict.fromkeys(table.target_connection for table in settings.tables))
+                + ".",
                 hint="Mend --target: the connection id of a target.",
             )
     return tuple(table for table in chosen if not targets or table.target_connection in targets)

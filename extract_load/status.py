@@ -8,6 +8,7 @@ from extract_load import ledger
 from extract_load.config import TableSettings
 from extract_load.connection import Session
 from extract_load.connection_parameters import ConnectionParameters
+from extract_load.errors import ExtractLoadError
 from extract_load.sql import queries
 
 
@@ -30,10 +31,15 @@ class TableStatus:
     open_chunks: int = 0
     lease_run_id: str | None = None
     error: str | None = None
+    unreachable: ExtractLoadError | None = None
+    """Why the target could not be asked: what it would say of the table is not known then."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the table's part of the JSON of `status`."""
-        return dict(vars(self))
+        shown = {key: value for key, value in vars(self).items() if key != "unreachable"}
+        if self.unreachable is not None:
+            shown |= {"last_status": "unreachable", "error": self.unreachable.primary}
+        return shown
 
 
 def read_statuses(
@@ -46,10 +52,7 @@ def read_statuses(
     Args:
         tables: Those selected. With a selection, unmanaged raw tables are not shown.
         declared: All tables of the settings.
-        connections: By connection id.
-
-    Raises:
-        TargetError: If a target cannot be read.
+        connections: By connection id. A target that cannot be asked keeps silent for itself.
     """
     return tuple(
         status
@@ -62,8 +65,13 @@ def read_statuses(
 
 
 def _of_target(parameters: ConnectionParameters, tables: list[TableSettings]) -> list[TableStatus]:
-    with Session(parameters, "target") as session, session.transaction():
-        known = _known(session)
+    known: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+    unreachable = None
+    try:
+        with Session(parameters, "target") as session, session.transaction():
+            known = _known(session)
+    except ExtractLoadError as error:
+        unreachable = error
     managed = [
         TableStatus(
             source=table.source.written,
@@ -71,6 +79,7 @@ def _of_target(parameters: ConnectionParameters, tables: list[TableSettings]) ->
             target_connection=parameters.conn_id,
             sync_mode=table.sync_mode.value,
             managed=True,
+            unreachable=unreachable,
             **known.pop(table.target.parts, (None, {}))[1],
         )
         for table in tables

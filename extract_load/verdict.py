@@ -6,7 +6,7 @@ from typing import Any
 from extract_load.config import TableSettings
 from extract_load.equality import TableDifference, keys_text
 from extract_load.errors import ExtractLoadError
-from extract_load.report import text_table
+from extract_load.report import errors_text, table_names, text_table
 
 _KEYS_SHOWN = 10
 _SETTLE = 'Pending rows may have changed since the last publish; "verify --settle" tells.'
@@ -68,26 +68,36 @@ class VerifyReport:
 
     def as_text(self) -> str:
         """Returns the verdicts for people, with the keys that differ."""
+        places = [
+            (one.table.source.written, one.table.target.written, one.table.target_connection)
+            for one in self.tables
+        ]
+        named = list(zip(table_names(places), self.tables, strict=True))
+        told = zip(table_names(places, say_target=True), self.tables, strict=True)
         table = text_table(
             [
                 *("table", "target", "source rows", "target rows"),
                 *("missing", "extra", "different", "pending", "status"),
             ],
-            (_cells(one) for one in self.tables),
+            (_cells(name, one) for name, one in named),
             right_from=2,
         )
-        named = "".join(_keys_of(one) for one in self.tables if one.found is not None)
-        errors = "".join(f"\n{one.error}\n" for one in self.tables if one.error is not None)
+        keys = "".join(
+            _keys_of(f"{name} in {one.table.target_connection}", one.found)
+            for name, one in named
+            if one.found is not None
+        )
+        errors = errors_text((name, one.error) for name, one in told if one.error is not None)
         hint = f"\n{_SETTLE}\n" if any(one.status == PENDING for one in self.tables) else ""
         parts = [f"wall clock {self.seconds:.1f} s"]
         for status in _WORST_LAST:
             count = sum(one.status == status for one in self.tables)
             parts += [f"{count} of {len(self.tables)} {status}"] if count else []
-        return f"{table}{named}{errors}{hint}\n{' · '.join(parts)}"
+        return f"{table}{keys}{errors}{hint}\n{' · '.join(parts)}"
 
 
-def _cells(one: TableVerdict) -> list[str]:
-    names = [one.table.source.written, one.table.target_connection]
+def _cells(name: str, one: TableVerdict) -> list[str]:
+    names = [name, one.table.target_connection]
     found = one.found
     if found is None:
         return [*names, *("–" for _ in range(6)), one.status]
@@ -98,16 +108,14 @@ def _cells(one: TableVerdict) -> list[str]:
     return [*names, *(f"{count:,}" for count in counts), one.status]
 
 
-def _keys_of(one: TableVerdict) -> str:
-    found = one.found or TableDifference.nothing(0, 0)
+def _keys_of(place: str, found: TableDifference) -> str:
     kinds = {
         "missing": (found.missing, found.missing_count),
         "extra": (found.extra, found.extra_count),
         "different": (found.different, found.different_count),
     }
-    name = f"{one.table.source} in {one.table.target_connection}"
     return "".join(
-        f"\n{name}, {kind}: {keys_text(keys, count, _KEYS_SHOWN)}\n"
+        f"\n{place}, {kind}: {keys_text(keys, count, _KEYS_SHOWN)}\n"
         for kind, (keys, count) in kinds.items()
         if count
     )

@@ -1,8 +1,13 @@
 """Connection ids into parameters; no password in what is printed."""
 
 import pytest
+from psycopg2 import extensions
 
-from extract_load.connection_parameters import ConnectionParameters, resolve_connection
+from extract_load.connection_parameters import (
+    _LIBPQ_EXTRAS,
+    ConnectionParameters,
+    resolve_connection,
+)
 from extract_load.errors import ConfigError
 
 URI = "postgresql://us%40er:p%2Fw@db.example.com:25060/shop?sslmode=verify-full&sslrootcert=/ca"
@@ -101,3 +106,52 @@ def test_an_unknown_connection_names_where_it_was_looked_for() -> None:
         resolve_connection("fs2_postgres", {}, lambda _: None)
     assert "AIRFLOW_CONN_FS2_POSTGRES" in caught.value.detail
     assert "Airflow" in caught.value.detail
+
+
+def test_a_connection_of_almost_that_name_is_asked_for() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_connection("postgres_defualt", {"AIRFLOW_CONN_POSTGRES_DEFAULT": URI})
+    assert caught.value.detail.endswith('Did you mean "postgres_default"?')
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("sslmod", "sslmode"),
+        ("ssl_mode", "sslmode"),
+        ("sslrootcrt", "sslrootcert"),
+        ("chanel_binding", "channel_binding"),
+        ("mask-salt", "mask_salt"),
+        ("target_disk_gb", "target_disk_mb"),
+    ],
+)
+def test_a_slip_in_an_option_is_refused(option: str, meant: str) -> None:
+    """Left out, `sslmod=verify-full` would verify nothing."""
+    as_json = JSON.replace('"sslmode"', f'"{option}"')
+    for value in (URI.replace("sslmode", option), as_json):
+        with pytest.raises(ConfigError) as caught:
+            resolve_connection("a", {"AIRFLOW_CONN_A": value})
+        assert caught.value.primary == f'connection "a" has an option "{option}"'
+        assert f'did you mean "{meant}"?' in caught.value.detail
+        assert "verify-full" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "option", ["keepalives", "iam", "cursor", "connect_timeout", "sslcompression", "options"]
+)
+def test_what_other_tools_keep_in_a_connection_is_left_alone(option: str) -> None:
+    value = URI + f"&{option}=1"
+    assert (
+        resolve_connection("digitalocean_postgres", {"AIRFLOW_CONN_DIGITALOCEAN_POSTGRES": value})
+        == EXPECTED
+    )
+
+
+def test_every_option_of_libpq_that_is_taken_is_one() -> None:
+    """A name that libpq does not know is refused by it, before it connects."""
+    options = "&".join(f"{name}=x" for name in _LIBPQ_EXTRAS)
+    found = resolve_connection("a", {"AIRFLOW_CONN_A": f"postgresql://u:p@h/d?{options}"})
+    given = dict(found.libpq)
+
+    assert list(given) == list(_LIBPQ_EXTRAS)
+    assert extensions.parse_dsn(extensions.make_dsn(**given)) == given

@@ -1,17 +1,19 @@
 """dbt sources as settings, read without dbt."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from extract_load.config import Deletes, SyncMode
+from extract_load.config import Deletes, Settings, SyncMode
 from extract_load.dbt_sources import (
     dbt_project_document,
     load_dbt_project,
     settings_from_manifest,
 )
 from extract_load.errors import ConfigError
+from extract_load.settings_file import Document
 
 SOURCES = """
 sources:
@@ -154,3 +156,35 @@ def test_problems_of_all_sources_are_told_at_once(project: Path) -> None:
         ("public.users", "sync_mod"),
         ("public.orders", "batch_size"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "slip"),
+    [("extract_load: {}", "extract_laod"), ("extract_load_defaults:", "extract_load_default")],
+)
+def test_a_slip_in_our_key_does_not_leave_a_table_out(
+    written: str, slip: str, project: Path
+) -> None:
+    meant = written.partition(":")[0]
+    wrong = SOURCES.replace(written, written.replace(meant, slip))
+    (project / "models" / "_sources.yml").write_text(wrong)
+    config: Document = {"meta": {slip: {}}}
+    manifest = {"sources": {"source.shop.shop.users": {"name": "users", "config": config}}}
+
+    loads: tuple[Callable[[], Settings], ...] = (
+        lambda: load_dbt_project(project, {}),
+        lambda: settings_from_manifest(manifest, {}),
+    )
+    for load in loads:
+        with pytest.raises(ConfigError) as caught:
+            load()
+        assert caught.value.primary == f'a dbt source has "{slip}" in its meta'
+        assert f'did you mean "{meant}"?' in caught.value.detail
+
+
+def test_what_others_write_into_a_meta_is_theirs(project: Path) -> None:
+    others = "config: {meta: {owner: shop, load: daily, extracted_by: someone}}"
+    text = SOURCES.replace("- name: not_landed", f"- name: not_landed\n        {others}")
+    before = load_dbt_project(project, {}).tables
+    (project / "models" / "_sources.yml").write_text(text)
+    assert load_dbt_project(project, {}).tables == before

@@ -1,6 +1,7 @@
 """The closing table of a run."""
 
-from extract_load.report import RunReport, TableResult
+from extract_load.errors import SourceError, TargetUnavailable
+from extract_load.report import RunReport, TableResult, errors_text, table_names, text_table
 
 
 def result(target: str, target_connection: str = "postgres_default") -> TableResult:
@@ -32,3 +33,35 @@ def test_a_table_that_is_twice_in_a_target_is_told_apart() -> None:
     assert other.startswith("public.users as users_local ")
     assert elsewhere.startswith("public.users ")
     assert " as " not in elsewhere
+
+
+def test_an_error_of_several_tables_is_told_once_with_their_names() -> None:
+    down = TargetUnavailable("could not connect", "Connection refused.", "Check it.")
+    own = SourceError('"public.orders" is empty')
+    found = [("public.a", down), ("public.orders", own), ("public.b in fs2", down)]
+
+    assert errors_text(found) == (f"\n{down}\ntables: public.a, public.b in fs2\n\n{own}\n")
+    assert errors_text([("public.a", down)]) == f"\n{down}\ntables: public.a\n"
+    assert errors_text([]) == ""
+
+
+def test_names_say_the_target_where_no_column_does() -> None:
+    places = [
+        ("public.a", "raw.a", "one"),
+        ("public.a", "raw.b", "one"),
+        ("public.a", "r.a", "two"),
+    ]
+    assert table_names([*places, ("public.c", "raw.c", "one")], say_target=True) == [
+        *("public.a as a in one", "public.a as b in one", "public.a in two", "public.c"),
+    ]
+
+
+def test_a_long_last_cell_is_wrapped_and_cuts_no_other() -> None:
+    text = text_table(["table", "run", "error"], [["public.users", "b6643d88", "word " * 30]])
+    narrow = text_table(
+        ["table", "run", "error"], [["public.users", "b6643d88", "word " * 30]], width=60
+    )
+    assert text.splitlines()[1].startswith("public.users  b6643d88  word word")
+    assert narrow.splitlines()[1].startswith("public.users  b6643d88  word word")
+    assert narrow.count("word") == 30
+    assert "…" not in narrow

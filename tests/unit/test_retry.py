@@ -29,6 +29,7 @@ from extract_load.retry import attempt, connect_error_from, error_from
         ('FATAL:  database "d" does not exist', SourceError),
         ('FATAL:  no pg_hba.conf entry for host "1.2.3.4"', SourceError),
         ("server does not support SSL, but SSL was required", SourceError),
+        ('invalid sslmode value: "verify"', SourceError),
     ],
 )
 def test_a_failed_connect_is_told_by_its_text(text: str, kind: type[ExtractLoadError]) -> None:
@@ -37,6 +38,12 @@ def test_a_failed_connect_is_told_by_its_text(text: str, kind: type[ExtractLoadE
     assert type(error) is kind
     assert '"shop"' in error.primary
     assert error.hint
+
+
+def test_a_name_that_nobody_knows_is_not_a_server_that_is_down() -> None:
+    text = 'could not translate host name "h" to address: Name or service not known'
+    error = connect_error_from(psycopg2.OperationalError(text), "source", "shop", "h:1/d")
+    assert error.hint.startswith("Check the host name of the connection")
 
 
 @pytest.mark.parametrize(

@@ -299,13 +299,13 @@ def test_who_comes_late_each_time_is_not_waited_for(monkeypatch: pytest.MonkeyPa
             started = time.monotonic()
             for chunk in CHUNKS:
                 if member == "late":
-                    time.sleep(0.09)
+                    time.sleep(0.15)
                 assert copied_by(shared, member, chunk, Slow(0.0), reads)
             took[member] = time.monotonic() - started
 
     in_parallel(land, ["quick", "late"])
     assert reads == CHUNKS
-    assert took["quick"] < 0.7 < 12 * 0.09 < took["late"]
+    assert took["quick"] < took["late"] / 2
 
 
 # ---------------------------------------------------------------- one that is sick harms nobody
