@@ -40,21 +40,20 @@ def main() -> None:
     cases = QUICK if options.quick else (*CASES, *PEER_CASES) if options.peers else CASES
     only = options.only or [""]
     chosen = [case for case in cases if any(part in case.name for part in only)]
-    found = []
+    measured = f"{datetime.now(UTC):%Y-%m-%d}, {options.pairs} pairs, scale {options.scale:g}"
     with stand() as servers:
         for case in chosen:
             scale = options.scale / 10 if case in PEER_CASES else options.scale
             _make_tables(servers, scale, case.name)
             pairs = list(itertools.islice(case.run(servers), options.pairs + 1))
-            found.append(Figures(case.name, case.reference, case.limit, tuple(pairs[1:])))
-            print(found[-1].as_line(), flush=True)
-    if options.write:
-        measured = f"{datetime.now(UTC):%Y-%m-%d}, {options.pairs} pairs, scale {options.scale:g}"
-        _write(as_rows(found, measured))
+            figures = Figures(case.name, case.reference, case.limit, tuple(pairs[1:]))
+            print(figures.as_line(), flush=True)
+            if options.write:
+                _write(as_rows([figures], measured))
 
 
 def _write(new: dict[str, str]) -> None:
-    """Puts the rows of cases in the place of their old ones; the others stay."""
+    """Puts rows of cases in the place of their old ones; the others stay."""
     page = PAGE.read_text(encoding="utf-8")
     known = rows_in(page) | new
     rows = {case.name: known[case.name] for case in (*CASES, *PEER_CASES) if case.name in known}
