@@ -153,7 +153,7 @@ def statuses_as_text(statuses: tuple[TableStatus, ...]) -> str:
                 "unreachable" if status.unreachable else status.last_status or "never run",
                 age_text(status.age_seconds),
                 status.watermark or "-",
-                str(status.open_chunks),
+                "-" if status.unreachable else str(status.open_chunks),
                 status.lease_run_id or "-",
                 status.error or "",
             ]
