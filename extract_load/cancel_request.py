@@ -18,6 +18,7 @@ _libpq.PQgetCancel.argtypes = [ctypes.c_void_p]
 _libpq.PQgetCancel.restype = ctypes.c_void_p
 _libpq.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
 _libpq.PQfreeCancel.argtypes = [ctypes.c_void_p]
+_libpq.PQfreeCancel.restype = None
 _MESSAGE_BYTES = 256
 """What libpq recommends for its message (manual, "Canceling Queries in Progress")."""
 

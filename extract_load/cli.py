@@ -245,7 +245,7 @@ def status(**options: Any) -> int:
         {"tables": [table.as_dict() for table in found]},
         lambda: statuses_as_text(found),
     )
-    return 1 if any(table.unreachable for table in found) else 0
+    return 1 if any(table.unasked for table in found) else 0
 
 
 @cli.command(cls=_Command)

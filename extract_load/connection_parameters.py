@@ -19,12 +19,7 @@ _DESCRIBED_BY_ENVIRONMENT = {
     "TARGET_POSTGRES_CONN_ID": "postgres_default",
     "AIRFLOW_DB_CONN_ID": "airflow_db",
 }
-_LIBPQ_EXTRAS = (
-    *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir"),
-    *("sslcertmode", "sslnegotiation", "sslsni"),
-    *("ssl_min_protocol_version", "ssl_max_protocol_version"),
-    *("channel_binding", "require_auth", "gssencmode", "target_session_attrs"),
-)
+_LIBPQ_EXTRAS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs")
 _OWN_EXTRAS = ("mask_salt", "target_disk_mb")
 _ALIKE = 0.8
 """How alike two names are of which one is taken for a slip (difflib's ratio): `sslmod`."""
@@ -208,7 +203,7 @@ def _near_ids(conn_id: str, environ: Mapping[str, str]) -> str:
     defined = [
         name.removeprefix("AIRFLOW_CONN_").lower()
         for name in environ
-        if name.startswith("AIRFLOW_CONN_")
+        if name.startswith("AIRFLOW_CONN_") and environ[name].strip()
     ]
     near = difflib.get_close_matches(conn_id.lower(), defined, n=1, cutoff=_ALIKE)
     return f' Did you mean "{near[0]}"?' if near else ""
@@ -222,7 +217,7 @@ def _require_no_slip(conn_id: str, extra: Mapping[str, Any]) -> None:
         if near and key not in known:
             raise ConfigError(
                 f'connection "{conn_id}" has an option "{key}"',
-                f'There is no such option; did you mean "{near[0]}"?',
+                f'No such option is known here; did you mean "{near[0]}"?',
                 "Mend it in the connection's URI, or in its extra.",
             )
 

@@ -24,7 +24,7 @@ from extract_load.settings_file import (
 
 _DECLARES = "extract_load"
 _DEFAULTS = "extract_load_defaults"
-_ALIKE = 0.85
+_ALIKE = 0.9
 """How alike a key of a `meta` is that is taken for a slip (difflib's ratio): `extract_laod`."""
 
 
@@ -69,7 +69,8 @@ def dbt_project_document(project_dir: Path, environ: Mapping[str, str]) -> Docum
         )
         for source in _dbt_sources(project_dir, project)
         for table in source.get("tables") or ()
-        if _declares(_meta(source), _meta(table)) and render(_is_enabled(source, table))
+        if _declares(table["name"], _meta(source), _meta(table))
+        and render(_is_enabled(source, table))
     ]
     return _document(declared)
 
@@ -96,7 +97,7 @@ def settings_from_manifest(
             metas=[node["config"]["meta"]],
         )
         for node in nodes
-        if _declares(node["config"].get("meta", {}))
+        if _declares(node["name"], node["config"].get("meta", {}))
     ]
     return settings_from_document(_document(declared), "dbt manifest", environ)
 
@@ -113,21 +114,30 @@ def _meta(node: Document) -> Document:
     return {**(node.get("meta") or {}), **((node.get("config") or {}).get("meta") or {})}
 
 
-def _declares(*metas: Document) -> bool:
+def _declares(table: str, *metas: Document) -> bool:
     """Whether the last meta, that of a table, declares what is landed.
 
     Raises:
-        ConfigError: If a key is all but one of ours: its table would be left out in silence.
+        ConfigError: If a key is all but one of ours: the table would be left out in silence.
     """
-    for key in (key for meta in metas for key in meta if key not in {_DECLARES, _DEFAULTS}):
-        near = difflib.get_close_matches(str(key), (_DECLARES, _DEFAULTS), n=1, cutoff=_ALIKE)
-        if near:
+    for key in (str(key) for meta in metas for key in meta):
+        meant = _meant(key)
+        if meant is not None:
             raise ConfigError(
-                f'a dbt source has "{key}" in its meta',
-                f'There is no such key; did you mean "{near[0]}"?',
+                f'the dbt source table "{table}" has "{key}" in its meta, or its source has',
+                f'No such key is known here; did you mean "{meant}"?',
                 "Mend it in the YAML that declares the source.",
             )
     return _DECLARES in metas[-1]
+
+
+def _meant(key: str) -> str | None:
+    """The key of ours that another is a slip of; what goes on after ours is somebody else's."""
+    if key in {_DECLARES, _DEFAULTS}:
+        return None
+    ours = (_DEFAULTS,) if key.startswith(_DECLARES) else (_DECLARES, _DEFAULTS)
+    near = difflib.get_close_matches(key.lower(), ours, n=1, cutoff=_ALIKE)
+    return near[0] if near else None
 
 
 def _is_enabled(source: Document, table: Document) -> Any:

@@ -104,7 +104,7 @@ def plans_as_text(planned: tuple[PlannedTable, ...], models: Models) -> str:
         if not shown["error"]
     ]
     heads = ["table", "raw table", "target", "mode", "publish", "chunks", "rows ~", "bytes ~"]
-    text = text_table([*heads, "seconds ~", "why"], rows, right_from=5)
+    text = text_table([*heads, "seconds ~", "why"], rows, right_from=5, wrap_last=True)
     notes = "".join(
         _notes(name, table, shown)
         for name, table, shown in zip(names, planned, shown_all, strict=True)
@@ -113,9 +113,12 @@ def plans_as_text(planned: tuple[PlannedTable, ...], models: Models) -> str:
         (name, table.error) for name, table in zip(names, planned, strict=True) if table.error
     )
     readers = "".join(
-        f"dbt models that read {shown['target']}: {_readers(shown)}\n"
-        for table, shown in zip(planned, shown_all, strict=True)
-        if isinstance(table.error, SchemaMismatch)
+        f"dbt models that read {target}: {readers}\n"
+        for target, readers in dict.fromkeys(
+            (shown["target"], _readers(shown))
+            for table, shown in zip(planned, shown_all, strict=True)
+            if isinstance(table.error, SchemaMismatch)
+        )
     )
     return f"{text}{notes}{errors}{readers}\nNothing was changed."
 
@@ -127,9 +130,9 @@ def statuses_as_text(statuses: tuple[TableStatus, ...]) -> str:
         say_target=True,
     )
     errors = errors_text(
-        (name, status.unreachable)
+        (name, status.unasked)
         for name, status in zip(names, statuses, strict=True)
-        if status.unreachable
+        if status.unasked
     )
     table = text_table(
         [
@@ -150,15 +153,16 @@ def statuses_as_text(statuses: tuple[TableStatus, ...]) -> str:
                 status.target + ("" if status.managed else " (unmanaged)"),
                 status.target_connection,
                 status.last_run_id or "-",
-                "unreachable" if status.unreachable else status.last_status or "never run",
+                status.shown_status or "never run",
                 age_text(status.age_seconds),
                 status.watermark or "-",
-                "-" if status.unreachable else str(status.open_chunks),
+                "-" if status.unasked else str(status.open_chunks),
                 status.lease_run_id or "-",
                 status.error or "",
             ]
             for status in statuses
         ),
+        wrap_last=True,
     )
     return f"{table}{errors}"
 

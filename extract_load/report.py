@@ -191,23 +191,32 @@ def errors_text(found: Iterable[tuple[str, ExtractLoadError]]) -> str:
     for name, error in found:
         about.setdefault(str(error), []).append(name)
     return "".join(
-        f"\n{error}\n"
-        + ("" if len(names) == 1 and names[0] in error else f"tables: {', '.join(names)}\n")
+        f"\n{error}\n" + ("" if len(names) == 1 and f'"{names[0]}"' in error else _about(names))
         for error, names in about.items()
     )
 
 
+def _about(names: list[str]) -> str:
+    return f"table{'' if len(names) == 1 else 's'}: {', '.join(names)}\n"
+
+
 def text_table(
-    heads: list[str], rows: Iterable[list[str]], *, right_from: int = 99, width: int | None = None
+    heads: list[str],
+    rows: Iterable[list[str]],
+    *,
+    right_from: int = 99,
+    width: int | None = None,
+    wrap_last: bool = False,
 ) -> str:
     """Returns an aligned table as text; Korean counts as wide.
 
     Args:
         heads: Column heads.
         rows: Cells as text.
-        right_from: Columns from this one on are aligned right, but for the last, which is the
-            one that may be wrapped.
+        right_from: Columns from this one on are aligned right, but for the last.
         width: Characters a line may have; None allows 200.
+        wrap_last: Whether the last column holds sentences, which are wrapped where lines are too
+            long; else every column is cut alike.
     """
     from rich.console import Console  # noqa: PLC0415 - 50 ms that `--output json` never needs
     from rich.table import Table  # noqa: PLC0415
@@ -215,8 +224,8 @@ def text_table(
     table = Table(box=None, pad_edge=False, header_style="")
     for number, head in enumerate(heads):
         to_right = right_from <= number < len(heads) - 1
-        is_last = number == len(heads) - 1
-        table.add_column(head, justify="right" if to_right else "left", no_wrap=not is_last)
+        wraps = wrap_last and number == len(heads) - 1
+        table.add_column(head, justify="right" if to_right else "left", no_wrap=not wraps)
     for row in rows:
         table.add_row(*(_plain(cell) for cell in row))
     stream = StringIO()

@@ -31,14 +31,22 @@ class TableStatus:
     open_chunks: int = 0
     lease_run_id: str | None = None
     error: str | None = None
-    unreachable: ExtractLoadError | None = None
+    unasked: ExtractLoadError | None = None
     """Why the target could not be asked: what it would say of the table is not known then."""
+
+    @property
+    def shown_status(self) -> str | None:
+        """How the last run ended; of a target that was not asked, `unreachable` or `refused`."""
+        if self.unasked is None:
+            return self.last_status
+        return "unreachable" if self.unasked.retryable else "refused"
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the table's part of the JSON of `status`."""
-        shown = {key: value for key, value in vars(self).items() if key != "unreachable"}
-        if self.unreachable is not None:
-            shown |= {"last_status": "unreachable", "error": self.unreachable.primary}
+        shown = {key: value for key, value in vars(self).items() if key != "unasked"}
+        if self.unasked is not None:
+            shown |= {"last_status": self.shown_status, "error": self.unasked.primary}
+            shown["open_chunks"] = None
         return shown
 
 
@@ -52,7 +60,7 @@ def read_statuses(
     Args:
         tables: Those selected. With a selection, unmanaged raw tables are not shown.
         declared: All tables of the settings.
-        connections: By connection id. A target that cannot be asked keeps silent for itself.
+        connections: By connection id. The tables of a target that cannot be asked say why.
     """
     return tuple(
         status
@@ -66,12 +74,12 @@ def read_statuses(
 
 def _of_target(parameters: ConnectionParameters, tables: list[TableSettings]) -> list[TableStatus]:
     known: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
-    unreachable = None
+    unasked = None
     try:
         with Session(parameters, "target") as session, session.transaction():
             known = _known(session)
     except ExtractLoadError as error:
-        unreachable = error
+        unasked = error
     managed = [
         TableStatus(
             source=table.source.written,
@@ -79,7 +87,7 @@ def _of_target(parameters: ConnectionParameters, tables: list[TableSettings]) ->
             target_connection=parameters.conn_id,
             sync_mode=table.sync_mode.value,
             managed=True,
-            unreachable=unreachable,
+            unasked=unasked,
             **known.pop(table.target.parts, (None, {}))[1],
         )
         for table in tables

@@ -8,7 +8,7 @@ import yaml
 
 from demo.embedded_server import free_ports
 from tests.support.command import Outcome, extract_load
-from tests.support.servers import Database
+from tests.support.servers import PASSWORD, Database
 from tests.support.tables import create_items
 
 TABLES: dict[str, Any] = {
@@ -41,8 +41,9 @@ def command(source: Database, target: Database, tmp_path: Path) -> Any:
     path = tmp_path / "tables.yml"
     path.write_text(yaml.safe_dump(TABLES))
 
-    def ask(name: str, *options: str) -> Outcome:
-        return extract_load(name, "--config", str(path), *options, environment=names)
+    def ask(name: str, *options: str, **changed: str) -> Outcome:
+        environment = {**names, **changed}
+        return extract_load(name, "--config", str(path), *options, environment=environment)
 
     assert ask("run").status == 1
     return ask
@@ -66,7 +67,18 @@ def test_status_shows_what_the_other_says(command: Any) -> None:
     rows = command("status", "--output", "json").json["tables"]
     assert [row["last_status"] for row in rows] == ["done", "done", "unreachable", "unreachable"]
     assert rows[-1]["error"] == 'could not connect to target "two"'
-    assert all("unreachable" not in row for row in rows)
+    assert [row["open_chunks"] for row in rows] == [0, 0, None, None]
+
+
+def test_a_target_that_answers_and_refuses_is_not_unreachable(
+    command: Any, target: Database
+) -> None:
+    wrong = target.uri.replace(PASSWORD, "another")
+    done = command("status", "--target", "two", AIRFLOW_CONN_TWO=wrong)
+
+    assert done.status == 1
+    assert "refused" in done.stdout
+    assert "unreachable" not in done.stdout
 
 
 @pytest.mark.parametrize("name", ["run", "plan", "verify"])

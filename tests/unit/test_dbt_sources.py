@@ -178,12 +178,12 @@ def test_a_slip_in_our_key_does_not_leave_a_table_out(
     for load in loads:
         with pytest.raises(ConfigError) as caught:
             load()
-        assert caught.value.primary == f'a dbt source has "{slip}" in its meta'
+        assert caught.value.primary.startswith('the dbt source table "users" has "' + slip)
         assert f'did you mean "{meant}"?' in caught.value.detail
 
 
 def test_what_others_write_into_a_meta_is_theirs(project: Path) -> None:
-    others = "config: {meta: {owner: shop, load: daily, extracted_by: someone}}"
+    others = "config: {meta: {owner: shop, extract_loader: x, extract_load_dag: y, load: daily}}"
     text = SOURCES.replace("- name: not_landed", f"- name: not_landed\n        {others}")
     before = load_dbt_project(project, {}).tables
     (project / "models" / "_sources.yml").write_text(text)

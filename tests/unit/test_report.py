@@ -1,5 +1,7 @@
 """The closing table of a run."""
 
+from dataclasses import replace
+
 from extract_load.errors import SourceError, TargetUnavailable
 from extract_load.report import RunReport, TableResult, errors_text, table_names, text_table
 
@@ -41,7 +43,8 @@ def test_an_error_of_several_tables_is_told_once_with_their_names() -> None:
     found = [("public.a", down), ("public.orders", own), ("public.b in fs2", down)]
 
     assert errors_text(found) == (f"\n{down}\ntables: public.a, public.b in fs2\n\n{own}\n")
-    assert errors_text([("public.a", down)]) == f"\n{down}\ntables: public.a\n"
+    assert errors_text([("public.a", down)]) == f"\n{down}\ntable: public.a\n"
+    assert errors_text([("public.order", own)]).endswith("\ntable: public.order\n")
     assert errors_text([]) == ""
 
 
@@ -56,12 +59,19 @@ def test_names_say_the_target_where_no_column_does() -> None:
     ]
 
 
-def test_a_long_last_cell_is_wrapped_and_cuts_no_other() -> None:
-    text = text_table(["table", "run", "error"], [["public.users", "b6643d88", "word " * 30]])
-    narrow = text_table(
-        ["table", "run", "error"], [["public.users", "b6643d88", "word " * 30]], width=60
-    )
+def test_sentences_in_the_last_column_are_wrapped_and_cut_no_other() -> None:
+    row = ["public.users", "b6643d88", "word " * 30]
+    text = text_table(["table", "run", "error"], [row], width=60, wrap_last=True)
+
     assert text.splitlines()[1].startswith("public.users  b6643d88  word word")
-    assert narrow.splitlines()[1].startswith("public.users  b6643d88  word word")
-    assert narrow.count("word") == 30
-    assert "…" not in narrow
+    assert text.count("word") == 30
+    assert "…" not in text
+
+
+def test_a_status_is_seen_however_long_the_names_are() -> None:
+    report = RunReport(
+        *("1f3a", "2025-11-22T02:00:00Z", "2025-11-22T02:00:01Z", 1.0, 0),
+        (replace(result("users"), source="public." + "long_" * 10, status="failed"),),
+    )
+    lines = report.as_text(160).splitlines()
+    assert any(line.split()[-1].startswith("fa") for line in lines if line.startswith("public."))
