@@ -12,7 +12,7 @@ from extract_load.connection import NOT_DURABLE, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import LeftBehind
 from extract_load.extract import copy_out_query, reading_chunk
-from extract_load.load import Load, copy_from, copy_in_query
+from extract_load.load import Load, copy_from, copy_in_query, pace_of
 from extract_load.resume import part_of
 from extract_load.shared_read import NotKept, SharedRead
 from extract_load.snapshot import SourceSnapshot
@@ -109,10 +109,9 @@ class _Part:
         """Returns the rows that came into a stream."""
 
         def read(into: "io.BufferedWriter[Tee]") -> int:
-            pace = self.source.governor.pace
             with (
                 reading_chunk(self.source, self.load.plan, self.chunk) as reader,
-                into.raw.read_by(reader, pace),
+                into.raw.read_by(reader, pace_of(self.source, reader)),
             ):
                 return reader.copy(copy_out_query(self.load.plan, self.chunk), into, doing)
 

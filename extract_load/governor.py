@@ -16,6 +16,8 @@ from extract_load.memory import MemoryBudget
 
 _ASK_SECONDS = 1.0
 """The source is asked how it fares at most this often."""
+_URGENT_SECONDS = 0.1
+"""So long a pause goes on before it is asked whether it has become urgent."""
 WAIT_LIMIT_SECONDS = 600.0
 """A source that is not calm for so long ends the table; the next run goes on from its chunks."""
 
@@ -88,13 +90,20 @@ class Governor:
         rate = run.throttle_mb_per_second
         self._bucket = Bucket(rate * 2**20, time.monotonic()) if rate else None
 
-    def pace(self, size: int) -> None:
-        """Waits until so many bytes may pass."""
+    def pace(self, size: int, is_urgent: Callable[[], bool]) -> None:
+        """Waits until so many bytes may pass.
+
+        Args:
+            size: How many.
+            is_urgent: Whether they pass at once; who comes after them waits for longer.
+        """
         if self._bucket is None:
             return
         with self._lock:
-            seconds = self._bucket.take(size, time.monotonic())
-        time.sleep(seconds)
+            now = time.monotonic()
+            until = now + self._bucket.take(size, now)
+        while not is_urgent() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _URGENT_SECONDS))
 
     def wait_until_calm(self, ask: Callable[[], Fares]) -> None:
         """Waits while the source is above a limit.

@@ -1,5 +1,6 @@
 """Writing beside the raw table: scratch tables, and one COPY with its checkpoint a chunk."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from psycopg2 import sql
@@ -154,9 +155,18 @@ def _watch(source: SourceSnapshot, reader: Session, session: Session) -> StreamW
         source=reader,
         target=session,
         is_source_working=lambda: source.is_working(reader),
-        pace=source.governor.pace,
+        pace=pace_of(source, reader),
         memory=source.governor.memory,
     )
+
+
+def pace_of(source: SourceSnapshot, reader: Session) -> Callable[[int], None]:
+    """Returns what waits until so many bytes of a reader may pass.
+
+    Its lock is held until the last has passed. Where somebody waits for that, a cancel request ends
+    nothing once the server has sent all: what is on its way then passes at once.
+    """
+    return lambda size: source.governor.pace(size, lambda: source.is_waited_for(reader))
 
 
 def create_keys(session: Session, load: Load) -> None:

@@ -104,6 +104,7 @@ class SourceSnapshot:
         self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
         self._busy: dict[Session, int] = {}
         self._yielding: set[Session] = set()
+        self._waited_for: set[Session] = set()
         self._tables = SourceTables(tables)
         self.counts = SourceCounts()
         self._lock = threading.Lock()
@@ -212,6 +213,7 @@ class SourceSnapshot:
                 yield reader
             finally:
                 self._busy.pop(reader, None)
+                self._waited_for.discard(reader)
             reader.execute("ROLLBACK TO SAVEPOINT looking; RELEASE SAVEPOINT looking")
 
     @contextmanager
@@ -232,6 +234,10 @@ class SourceSnapshot:
                 raise
             if any(leaf.reads_others for leaf in leaves):
                 require_unrewritten(reader)
+
+    def is_waited_for(self, reader: Session) -> bool:
+        """Returns whether somebody else waits for a lock that a reader holds now."""
+        return reader in self._waited_for
 
     def is_working(self, reader: Session) -> bool:
         """Returns whether the server still looks for rows for a reader that gets none."""
@@ -350,6 +356,7 @@ class SourceSnapshot:
         for reader, pid in busy.items():
             if pid in blockers and self._busy.get(reader) == pid:
                 self._yielding.add(reader)
+                self._waited_for.add(reader)
                 logger.info("yields to who waits for a lock", extra={"pid": pid})
                 reader.cancel()
 

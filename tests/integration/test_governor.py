@@ -167,6 +167,34 @@ def test_a_stopped_client_keeps_no_snapshot(
 # ---------------------------------------------------------------- locks
 
 
+def test_ddl_of_others_does_not_wait_for_a_limit_of_ours(items: Database, target: Database) -> None:
+    """All of the chunk was sent, and it passes slowly: there is no statement to end."""
+    waits: list[float] = []
+    reads = (
+        "SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass"
+        " AND mode = 'AccessShareLock' AND pid <> pg_backend_pid()"
+    )
+
+    def alter() -> None:
+        while not items.execute(reads)[0][0] or loaded_chunks(target) < 1:
+            time.sleep(0.01)
+        started = time.monotonic()
+        items.execute("ALTER TABLE public.items ADD CHECK (id > -1) NOT VALID")
+        waits.append(time.monotonic() - started)
+
+    thread = threading.Thread(target=alter)
+    thread.start()
+    (result,) = land_with(
+        items, target, {**FULL, "batch_size": 2_000}, throttle_mb_per_second=0.03
+    ).tables
+    thread.join(60)
+
+    assert result.error is None
+    assert len(waits) == 1
+    assert waits[0] < 3
+    assert_equal(items, target, FULL)
+
+
 @pytest.mark.parametrize("loaded", [0, 1], ids=["a chunk", "the closing pass"])
 def test_ddl_of_others_hardly_waits(items: Database, target: Database, loaded: int) -> None:
     """The read that holds the lock is ended, and tried again without counting."""
