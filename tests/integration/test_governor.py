@@ -167,8 +167,14 @@ def test_a_stopped_client_keeps_no_snapshot(
 # ---------------------------------------------------------------- locks
 
 
-def test_ddl_of_others_does_not_wait_for_a_limit_of_ours(items: Database, target: Database) -> None:
-    """All of the chunk was sent, and it passes slowly: there is no statement to end."""
+@contextmanager
+def altered_while_read(
+    items: Database, target: Database, what: str, loaded: int
+) -> Iterator[list[float]]:
+    """Alters the table once so many chunks are loaded and a read of ours holds its lock.
+
+    Yields how long that took, in seconds; it is there after the block.
+    """
     waits: list[float] = []
     reads = (
         "SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass"
@@ -176,18 +182,26 @@ def test_ddl_of_others_does_not_wait_for_a_limit_of_ours(items: Database, target
     )
 
     def alter() -> None:
-        while not items.execute(reads)[0][0] or loaded_chunks(target) < 1:
+        while loaded_chunks(target) < loaded or not items.execute(reads)[0][0]:
             time.sleep(0.01)
+        time.sleep(0.3)
         started = time.monotonic()
-        items.execute("ALTER TABLE public.items ADD CHECK (id > -1) NOT VALID")
+        items.execute(f"ALTER TABLE public.items {what}")
         waits.append(time.monotonic() - started)
 
     thread = threading.Thread(target=alter)
     thread.start()
-    (result,) = land_with(
-        items, target, {**FULL, "batch_size": 2_000}, throttle_mb_per_second=0.03
-    ).tables
-    thread.join(60)
+    try:
+        yield waits
+    finally:
+        thread.join(60)
+
+
+def test_ddl_of_others_does_not_wait_for_a_limit_of_ours(items: Database, target: Database) -> None:
+    """All of the chunk was sent, and it passes slowly: there is no statement to end."""
+    table = {**FULL, "batch_size": 2_000}
+    with altered_while_read(items, target, "ADD CHECK (id > -1) NOT VALID", loaded=1) as waits:
+        (result,) = land_with(items, target, table, throttle_mb_per_second=0.03).tables
 
     assert result.error is None
     assert len(waits) == 1
@@ -198,26 +212,9 @@ def test_ddl_of_others_does_not_wait_for_a_limit_of_ours(items: Database, target
 @pytest.mark.parametrize("loaded", [0, 1], ids=["a chunk", "the closing pass"])
 def test_ddl_of_others_hardly_waits(items: Database, target: Database, loaded: int) -> None:
     """The read that holds the lock is ended, and tried again without counting."""
-    waits: list[float] = []
-
-    def alter() -> None:
-        while loaded_chunks(target) < loaded:
-            time.sleep(0.01)
-        while not items.execute(
-            "SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass"
-            " AND mode = 'AccessShareLock' AND pid <> pg_backend_pid()"
-        )[0][0]:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        started = time.monotonic()
-        items.execute("ALTER TABLE public.items ADD COLUMN more int")
-        waits.append(time.monotonic() - started)
-
-    thread = threading.Thread(target=alter)
-    thread.start()
     table = {**FULL, "custom_where": SLOW, "chunk_mode": False, "max_retries": 1}
-    (result,) = land_with(items, target, table).tables
-    thread.join(30)
+    with altered_while_read(items, target, "ADD COLUMN more int", loaded) as waits:
+        (result,) = land_with(items, target, table).tables
 
     assert (result.error, result.retries) == (None, 1), "another pass, with the new column"
     assert len(waits) == 1
