@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", action="append", help="part of a case's name; repeatable")
     parser.add_argument("--quick", action="store_true", help="only what matters most")
-    parser.add_argument("--peers", action="store_true", help="other tools too, at a tenth")
+    parser.add_argument("--peers", action="store_true", help="other tools too")
+    parser.add_argument("--peer-scale", type=float, help="for them; a tenth of --scale if not said")
     parser.add_argument(
         "--write", action="store_true", help="put the figures into docs/performance.md"
     )
@@ -40,15 +41,16 @@ def main() -> None:
     cases = QUICK if options.quick else (*CASES, *PEER_CASES) if options.peers else CASES
     only = options.only or [""]
     chosen = [case for case in cases if any(part in case.name for part in only)]
-    measured = f"{datetime.now(UTC):%Y-%m-%d}, {options.pairs} pairs, scale {options.scale:g}"
+    peer_scale = options.scale / 10 if options.peer_scale is None else options.peer_scale
     with stand() as servers:
         for case in chosen:
-            scale = options.scale / 10 if case in PEER_CASES else options.scale
+            scale = peer_scale if case in PEER_CASES else options.scale
             _make_tables(servers, scale, case.name)
             pairs = list(itertools.islice(case.run(servers), options.pairs + 1))
             figures = Figures(case.name, case.reference, case.limit, tuple(pairs[1:]))
             print(figures.as_line(), flush=True)
             if options.write:
+                measured = f"{datetime.now(UTC):%Y-%m-%d}, {options.pairs} pairs, scale {scale:g}"
                 _write(as_rows([figures], measured))
 
 
@@ -76,10 +78,7 @@ def _make_tables(servers: Stand, scale: float, case: str) -> None:
 
 def _machine() -> str:
     memory = psutil.virtual_memory().total / 2**30
-    return (
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, PostgreSQL 18 to 18. "
-        "Peers are compared on a tenth of the scale."
-    )
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, PostgreSQL 18 to 18."
 
 
 if __name__ == "__main__":

@@ -212,4 +212,4 @@ PEER_CASES = tuple(
     Case(f"first load, users, {peer.name}", peer.name, limit, _against_peer(peer))
     for peer, limit in zip(PEERS, (0.25, 0.25, 0.05), strict=True)
 )
-"""Other tools take minutes: they run with a tenth of the rows."""
+"""Other tools take minutes: unless asked otherwise they run with a tenth of the rows."""
