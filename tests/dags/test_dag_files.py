@@ -245,9 +245,10 @@ def test_parsing_500_tables_is_quick_too(home: AirflowHome, manifest: Path, tmp_
     loads = [t for d in COPY_DAGS for t in found.dags[d]["tasks"] if t.endswith("extract_load")]
     assert len(loads) == 500
     assert found.touched == []
-    # Other programs on the machine make a parse slower, and nothing makes it quicker.
-    again = (replace(home, manifest=large).read_dags().cpu_seconds for _ in range(4))
-    assert found.cpu_seconds < 0.5 or any(seconds < 0.5 for seconds in again)
+    # Of a usual machine 6 yardsticks are 0.4 to 0.6 s, mostly Cosmos'. Other programs make a parse
+    # slower, and nothing makes it quicker.
+    again = (replace(home, manifest=large).read_dags().yardsticks for _ in range(4))
+    assert found.yardsticks < 6 or any(yardsticks < 6 for yardsticks in again)
 
 
 def test_a_missing_manifest_is_told_with_the_command_that_makes_it(
