@@ -12,6 +12,7 @@ Result = TypeVar("Result")
 
 END_SECONDS = 0.4
 """After a signal: for servers to take a cancel request, then for tables to tell the ledger."""
+_STEP_SECONDS = 0.5
 
 
 def in_parallel(
@@ -34,6 +35,9 @@ def in_parallel(
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="table")
     futures = [pool.submit(copy_context().run, act, item) for item in items]
     try:
+        # In steps: where the system gives a signal to another thread, this one is not woken for it.
+        while wait(futures, timeout=_STEP_SECONDS).not_done:
+            pass
         results = tuple(future.result() for future in futures)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
