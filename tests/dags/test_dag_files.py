@@ -245,10 +245,14 @@ def test_parsing_500_tables_is_quick_too(home: AirflowHome, manifest: Path, tmp_
     loads = [t for d in COPY_DAGS for t in found.dags[d]["tasks"] if t.endswith("extract_load")]
     assert len(loads) == 500
     assert found.touched == []
-    # Of a usual machine 6 yardsticks are 0.4 to 0.6 s, mostly Cosmos'. Other programs make a parse
-    # slower, and nothing makes it quicker.
-    again = (replace(home, manifest=large).read_dags().yardsticks for _ in range(4))
-    assert found.yardsticks < 6 or any(yardsticks < 6 for yardsticks in again)
+    # Other programs on the machine make a parse slower, and nothing makes it quicker.
+    again = (replace(home, manifest=large).read_dags() for _ in range(4))
+    assert is_quick(found) or any(is_quick(one) for one in again)
+
+
+def is_quick(found: DagFolder) -> bool:
+    """Half a second; where plain Python is slower than 0.13 s, so much more: a slow hour."""
+    return found.cpu_seconds < 0.5 * max(1, found.yardstick_seconds / 0.13)
 
 
 def test_a_missing_manifest_is_told_with_the_command_that_makes_it(
