@@ -13,6 +13,7 @@ Result = TypeVar("Result")
 END_SECONDS = 0.4
 """After a signal: for servers to take a cancel request, then for tables to tell the ledger."""
 _STEP_SECONDS = 0.5
+"""How late a signal is obeyed at most."""
 
 
 def in_parallel(
@@ -35,7 +36,8 @@ def in_parallel(
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="table")
     futures = [pool.submit(copy_context().run, act, item) for item in items]
     try:
-        # In steps: where the system gives a signal to another thread, this one is not woken for it.
+        # A signal that the system gave to another thread does not wake this one, which runs its
+        # handler (Python's manual, "signal": Execution of Python signal handlers).
         while wait(futures, timeout=_STEP_SECONDS).not_done:
             pass
         results = tuple(future.result() for future in futures)
