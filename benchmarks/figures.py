@@ -1,5 +1,6 @@
 """Costs into ratios, a table and a chart; pure."""
 
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -112,8 +113,9 @@ def as_chart(rows: Mapping[str, str]) -> str:
     found = [match for match in map(_ROW.match, rows.values()) if match and match["limit"]]
     names = ", ".join(f'"{match["name"]}"' for match in found)
     ratios = ", ".join(match["ratio"] for match in found)
+    top = math.ceil(max((float(match["ratio"]) for match in found), default=1.0))
     return (
         "```mermaid\nxychart-beta horizontal\n"
         '    title "seconds of ours / seconds of the reference"\n'
-        f'    x-axis [{names}]\n    y-axis "ratio" 0 --> 2.5\n    bar [{ratios}]\n```\n'
+        f'    x-axis [{names}]\n    y-axis "ratio" 0 --> {top}\n    bar [{ratios}]\n```\n'
     )

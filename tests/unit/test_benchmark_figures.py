@@ -46,3 +46,9 @@ def test_the_chart_has_what_is_to_be_reached() -> None:
 
     assert 'x-axis ["first load"]' in chart
     assert "bar [0.80]" in chart
+
+
+def test_the_longest_bar_has_room() -> None:
+    rows = as_rows([figures("every row", 2.8, 2.5), figures("idle", 0.1)], "today")
+
+    assert '"ratio" 0 --> 3\n' in as_chart(rows)
