@@ -7,6 +7,7 @@ gains what (docs/decisions/0013).
 """
 
 import argparse
+import os
 import statistics
 import threading
 import time
@@ -40,6 +41,8 @@ class Choices:
     """Whether each chunk's commit waits for the disk."""
     is_key_first: bool = False
     is_in_processes: bool = False
+    is_woken_at_once: bool = False
+    """Whether what reads from the source interrupts others; Linux."""
 
 
 WAYS = {
@@ -50,6 +53,7 @@ WAYS = {
     "chunks of 10k rows": Choices(chunk_rows=10_000),
     "reads of 8 KiB": Choices(read_bytes=1 << 13),
     "text": Choices(format="text"),
+    "woken at once": Choices(is_woken_at_once=True),
     "each commit flushed": Choices(is_durable=True),
     "key before": Choices(is_key_first=True),
 }
@@ -122,6 +126,8 @@ def _copy(blocks: tuple[int, int]) -> CopyStats:
     )
 
     def copy_out(stream: Any) -> int:
+        if choices.is_woken_at_once:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         source.copy_expert(query, stream)
         return int(source.rowcount)
 

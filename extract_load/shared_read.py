@@ -15,6 +15,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from extract_load import log
+from extract_load.batch_thread import be_batch
 from extract_load.spool import BLOCK_BYTES, Spool, SpoolSpace
 from extract_load.tee import Pipe, Tee
 
@@ -235,6 +236,7 @@ class SharedRead:
         return [one for one in absent if one not in self._coming and not self._is_behind(one)]
 
     def _read_for_all(self, meeting: _Meeting, tee: Tee, copy_out: CopyOut) -> None:
+        be_batch()
         error: BaseException | None = None
         try:
             stream = io.BufferedWriter(tee, BLOCK_BYTES)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from extract_load.batch_thread import be_batch
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import (
     ExtractLoadError,
@@ -321,6 +322,7 @@ class _Writer(threading.Thread):
 
     def run(self) -> None:
         """Copies; every ending is told to the reader before the pipe is closed."""
+        be_batch()
         stream = PipeWriter(self._descriptor, self._reader)
         try:
             self.rows = self._copy_out(stream)

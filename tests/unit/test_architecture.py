@@ -54,7 +54,7 @@ ENGINE_LAYERS = [
     {"config"},
     {"predicate_time", "predicate_calls"},
     {"predicate", "connection_parameters", "log", "retry", "findings", "tls_check"},
-    {"errors", "identifiers", "sql", "cancel_request"},
+    {"errors", "identifiers", "sql", "cancel_request", "batch_thread"},
 ]
 DAGS_LAYERS = [
     {"copy_dag", "variable_setup", "connection_manager", "dag_config_manager", "reference"},
