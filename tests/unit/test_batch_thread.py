@@ -79,4 +79,5 @@ def test_the_thread_that_reads_for_several_targets_is_one_too() -> None:
 
     with shared.joined("one", ["chunk"]):
         shared.copy("one", "chunk", PipeWriter(write_end, PipeReader(read_end)), copy_out)
+    os.close(read_end)
     assert policies == [os.SCHED_BATCH]
