@@ -50,8 +50,13 @@ def main() -> None:
             figures = Figures(case.name, case.reference, case.limit, tuple(pairs[1:]))
             print(figures.as_line(), flush=True)
             if options.write:
-                measured = f"{datetime.now(UTC):%Y-%m-%d}, {options.pairs} pairs, scale {scale:g}"
-                _write(as_rows([figures], measured))
+                _write(as_rows([figures], _measured(options.pairs, scale)))
+
+
+def _measured(pairs: int, scale: float) -> str:
+    """When and with what; a Python's build is a third of the client's CPU."""
+    now, version = datetime.now(UTC), platform.python_version()
+    return f"{now:%Y-%m-%d}, {pairs} pairs, scale {scale:g}, Python {version}"
 
 
 def _write(new: dict[str, str]) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 from benchmarks.peers import PEERS, Peer, changes
 from benchmarks.stand import Cost, Stand
 from benchmarks.tables import EVENTS, SMALL_TABLES, USERS, WIDE, Table, small
-from benchmarks.ways import by_hand, by_psql, by_us, forget_ours, require_equal
+from benchmarks.ways import (
+    by_hand,
+    by_psql,
+    by_two_psqls,
+    by_us,
+    forget_ours,
+    require_equal,
+)
 
 Way = Callable[[], Cost]
 
@@ -121,7 +128,7 @@ def _against_peer(peer: Peer) -> Callable[[Stand], Iterator[tuple[Cost, Cost]]]:
 
 
 def _two_settings(
-    one: dict[str, Any], other: dict[str, Any]
+    table: Table, one: dict[str, Any], other: dict[str, Any]
 ) -> Callable[[Stand], Iterator[tuple[Cost, Cost]]]:
     """Ours against ours: the first is the reference."""
 
@@ -130,11 +137,20 @@ def _two_settings(
             costs = []
             for options in (one, other):
                 forget_ours(stand)
-                costs.append(by_us(stand, USERS, **options))
-                require_equal(stand, USERS, "raw_data.users")
+                costs.append(by_us(stand, table, **options))
+                require_equal(stand, table, f"raw_data.{table.name}")
             yield costs[0], costs[1]
 
     return run
+
+
+def _two_streams(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
+    """Without us: what a second stream gains on these cores at the very most."""
+    while True:
+        one = by_psql(stand, USERS)
+        two = by_two_psqls(stand, USERS)
+        require_equal(stand, USERS, "public.users")
+        yield one, two
 
 
 def _many_tables(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
@@ -177,6 +193,7 @@ BY_CURSOR = {
     "lookback": "0s",
 }
 ONE_WORKER, FIFTY = "ours, 1 worker", "ours, 50k rows"
+ONE, TWO = {"workers": 1}, {"workers": 2}
 ANOTHER_TABLE = "CREATE TABLE public.other_{number} AS SELECT 1 AS one"
 """So that transactions began since, and the window of xmin is open."""
 CASES = (
@@ -192,8 +209,14 @@ CASES = (
     Case("idle xmin, window open", COPY, 0.25, _idle(ANOTHER_TABLE, **BY_XMIN)),
     Case("idle xmin, nothing began since", COPY, 0.06, _idle("", **BY_XMIN)),
     Case("idle cursor, deletes ignored", COPY, 0.06, _idle("", **BY_CURSOR)),
-    Case("2 workers against 1", ONE_WORKER, 0.83, _two_settings({"workers": 1}, {"workers": 2})),
-    Case("chunks of 10k rows against 50k", FIFTY, 1.06, _two_settings({}, {"batch_size": 10_000})),
+    Case("2 workers against 1", ONE_WORKER, 0.83, _two_settings(USERS, ONE, TWO)),
+    Case("2 workers against 1, events", ONE_WORKER, 0.83, _two_settings(EVENTS, ONE, TWO)),
+    Case("2 workers against 1, wide", ONE_WORKER, 0.83, _two_settings(WIDE, ONE, TWO)),
+    Case("2 streams of psql against 1", COPY, None, _two_streams),
+    Case(
+        "chunks of 10k rows against 50k",
+        *(FIFTY, 1.06, _two_settings(USERS, {}, {"batch_size": 10_000})),
+    ),
     Case(f"{SMALL_TABLES} small tables", "one psql | psql", None, _many_tables),
 )
 QUICK = tuple(

@@ -74,7 +74,7 @@ class Peer:
         shutil.rmtree(stand.directory / "dlt", ignore_errors=True)
         command = self.command(self.installed(), stand, table)
         with stand.settled():
-            return stand.cost(command, environment={**SILENT, "HOME": str(stand.directory)})
+            return stand.cost([command], environment={**SILENT, "HOME": str(stand.directory)})
 
 
 def _sling(programs: Path, stand: Stand, table: Table) -> Sequence[str]:

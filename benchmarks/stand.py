@@ -28,6 +28,9 @@ SETTINGS = {
 PSQL = str(bin_dir(18) / "psql")
 LIMIT_SECONDS = 3600
 
+Pipeline = Sequence[Sequence[str]]
+"""Programs with their arguments; each reads what the one before writes."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -90,18 +93,18 @@ class Stand:
 
     def cost(
         self,
-        *commands: Sequence[str],
+        *pipelines: Pipeline,
         after: str = "",
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> Cost:
-        """Returns what a pipeline of programs costs, with statements on the target behind it.
+        """Returns what pipelines beside each other cost, with statements on the target behind them.
 
         Raises:
-            RuntimeError: If one of them fails.
+            RuntimeError: If a program fails.
         """
         cpu, wal = self._servers_cpu(), self._wal()
         started = time.perf_counter()
-        usages = _run_pipeline(commands, {**self._environment(), **environment})
+        usages = _run_beside(pipelines, {**self._environment(), **environment})
         if after:
             self.ask(self.target, after)
         seconds = time.perf_counter() - started
@@ -161,29 +164,40 @@ def uri_of(server: EmbeddedServer) -> str:
     return f"postgresql://{SUPERUSER}:{PASSWORD}@{HOST}:{server.port}/postgres"
 
 
-def _run_pipeline(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> list[Any]:
-    """Runs programs, each reading what the one before writes; returns what each used."""
-    running: list[subprocess.Popen[bytes]] = []
+def _run_beside(pipelines: Sequence[Pipeline], environment: dict[str, str]) -> list[Any]:
+    """Runs pipelines at the same time; returns what each of their programs used."""
     with tempfile.TemporaryFile() as said:
-        for number, command in enumerate(commands):
-            is_last = number == len(commands) - 1
-            process = subprocess.Popen(
-                list(command),
-                env=environment,
-                stdin=running[-1].stdout if running else subprocess.DEVNULL,
-                stdout=said if is_last else subprocess.PIPE,
-                stderr=said,
-            )
-            if running and running[-1].stdout:
-                running[-1].stdout.close()  # so that its writer notices when the reader ends
-            running.append(process)
+        running = [
+            process
+            for commands in pipelines
+            for process in _started(commands, environment, said.fileno())
+        ]
         ended = [os.wait4(process.pid, 0) for process in running]
+        for process, (_, status, _) in zip(running, ended, strict=True):
+            process.returncode = status
         if any(status for _, status, _ in ended):
             said.seek(0)
-            raise RuntimeError(f"{commands[0][0]} failed: {said.read().decode()[-2000:]}")
-    for process, (_, status, _) in zip(running, ended, strict=True):
-        process.returncode = status
+            raise RuntimeError(f"{pipelines[0][0][0]} failed: {said.read().decode()[-2000:]}")
     return [usage for *_, usage in ended]
+
+
+def _started(
+    commands: Pipeline, environment: dict[str, str], said: int
+) -> list["subprocess.Popen[bytes]"]:
+    """Starts programs, each reading what the one before writes; what the last says goes to said."""
+    running: list[subprocess.Popen[bytes]] = []
+    for number, command in enumerate(commands, start=1):
+        process = subprocess.Popen(
+            list(command),
+            env=environment,
+            stdin=running[-1].stdout if running else subprocess.DEVNULL,
+            stdout=said if number == len(commands) else subprocess.PIPE,
+            stderr=said,
+        )
+        if running and running[-1].stdout:
+            running[-1].stdout.close()  # so that its writer notices when the reader ends
+        running.append(process)
+    return running
 
 
 def _tree_cpu(process: psutil.Process) -> float:

@@ -1,7 +1,8 @@
-"""The ways to land a table: `psql | psql`, the ideal delta by hand, and ours."""
+"""The ways to land a table: `psql | psql`, once or twice, the ideal delta by hand, and ours."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,31 @@ PROGRAM = str(Path(sys.executable).with_name("extract-load"))
 
 def by_psql(stand: Stand, table: Table) -> Cost:
     """Returns the cost of a whole copy in binary, the key built after the data."""
+    return _by_psqls(stand, table, [f"public.{table.name}"])
+
+
+def by_two_psqls(stand: Stand, table: Table) -> Cost:
+    """Returns the cost of the same where each of two copies half of the table's blocks."""
+    ((middle,),) = stand.ask(
+        stand.source,
+        f"SELECT pg_relation_size('public.{table.name}') / current_setting('block_size')::int / 2",
+    )
+    half = f"(SELECT * FROM public.{table.name} WHERE ctid {{}} '({middle},0)')"
+    return _by_psqls(stand, table, [half.format("<"), half.format(">=")])
+
+
+def _by_psqls(stand: Stand, table: Table, parts: Sequence[str]) -> Cost:
     stand.ask(stand.target, f"DROP TABLE IF EXISTS public.{table.name};\n{table.create}")
+    copy_in = f"COPY public.{table.name} FROM STDIN (FORMAT binary)"
     with stand.settled():
         return stand.cost(
-            [PSQL, stand.source_uri, "-qc", f"COPY public.{table.name} TO STDOUT (FORMAT binary)"],
-            [PSQL, stand.target_uri, "-qc", f"COPY public.{table.name} FROM STDIN (FORMAT binary)"],
+            *(
+                [
+                    [PSQL, stand.source_uri, "-qc", f"COPY {part} TO STDOUT (FORMAT binary)"],
+                    [PSQL, stand.target_uri, "-qc", copy_in],
+                ]
+                for part in parts
+            ),
             after=f"ALTER TABLE public.{table.name} ADD PRIMARY KEY (id)",
         )
 
@@ -36,16 +57,18 @@ def by_hand(stand: Stand, table: Table, since: str) -> Cost:
     sets = ", ".join(f"{name} = excluded.{name}" for name in names)
     with stand.settled():
         return stand.cost(
-            [PSQL, stand.source_uri, "-qc", f"COPY ({changed}) TO STDOUT (FORMAT binary)"],
             [
-                *(PSQL, stand.target_uri, "-q", "-v", "ON_ERROR_STOP=1"),
-                *("-c", f"CREATE TEMP TABLE delta (LIKE public.{table.name})"),
-                *("-c", "COPY delta FROM STDIN (FORMAT binary)"),
-                *(
-                    "-c",
-                    f"INSERT INTO public.{table.name} SELECT * FROM delta"
-                    f" ON CONFLICT (id) DO UPDATE SET {sets}",
-                ),
+                [PSQL, stand.source_uri, "-qc", f"COPY ({changed}) TO STDOUT (FORMAT binary)"],
+                [
+                    *(PSQL, stand.target_uri, "-q", "-v", "ON_ERROR_STOP=1"),
+                    *("-c", f"CREATE TEMP TABLE delta (LIKE public.{table.name})"),
+                    *("-c", "COPY delta FROM STDIN (FORMAT binary)"),
+                    *(
+                        "-c",
+                        f"INSERT INTO public.{table.name} SELECT * FROM delta"
+                        f" ON CONFLICT (id) DO UPDATE SET {sets}",
+                    ),
+                ],
             ],
         )
 
@@ -72,8 +95,10 @@ def by_us(stand: Stand, *tables: Table, workers: int = 2, **keys: Any) -> Cost:
     with stand.settled():
         return stand.cost(
             [
-                *(PROGRAM, "run", "--config", str(settings), "--output", "json"),
-                *("--workers", str(workers)),
+                [
+                    *(PROGRAM, "run", "--config", str(settings), "--output", "json"),
+                    *("--workers", str(workers)),
+                ]
             ]
         )
 
