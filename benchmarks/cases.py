@@ -144,13 +144,17 @@ def _two_settings(
     return run
 
 
-def _two_streams(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
-    """Without us: what a second stream gains on these cores at the very most."""
-    while True:
-        one = by_psql(stand, USERS)
-        two = by_two_psqls(stand, USERS)
-        require_equal(stand, USERS, "public.users")
-        yield one, two
+def _two_streams(table: Table) -> Callable[[Stand], Iterator[tuple[Cost, Cost]]]:
+    """Without us: what a second stream gains on these cores."""
+
+    def run(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
+        while True:
+            one = by_psql(stand, table)
+            two = by_two_psqls(stand, table)
+            require_equal(stand, table, f"public.{table.name}")
+            yield one, two
+
+    return run
 
 
 def _many_tables(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
@@ -212,7 +216,9 @@ CASES = (
     Case("2 workers against 1", ONE_WORKER, 0.83, _two_settings(USERS, ONE, TWO)),
     Case("2 workers against 1, events", ONE_WORKER, 0.83, _two_settings(EVENTS, ONE, TWO)),
     Case("2 workers against 1, wide", ONE_WORKER, 0.83, _two_settings(WIDE, ONE, TWO)),
-    Case("2 streams of psql against 1", COPY, None, _two_streams),
+    Case("2 streams of psql against 1", COPY, None, _two_streams(USERS)),
+    Case("2 streams of psql against 1, events", COPY, None, _two_streams(EVENTS)),
+    Case("2 streams of psql against 1, wide", COPY, None, _two_streams(WIDE)),
     Case(
         "chunks of 10k rows against 50k",
         *(FIFTY, 1.06, _two_settings(USERS, {}, {"batch_size": 10_000})),

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,12 @@ SETTINGS = {
 }
 PSQL = str(bin_dir(18) / "psql")
 LIMIT_SECONDS = 3600
+"""After so long a program that is measured is killed."""
+ALONE_SECONDS = 10
+_OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
 
 Pipeline = Sequence[Sequence[str]]
 """Programs with their arguments; each reads what the one before writes."""
@@ -104,10 +112,11 @@ class Stand:
         """
         cpu, wal = self._servers_cpu(), self._wal()
         started = time.perf_counter()
-        usages = _run_beside(pipelines, {**self._environment(), **environment})
+        usages = run_beside(pipelines, {**self._environment(), **environment})
         if after:
             self.ask(self.target, after)
         seconds = time.perf_counter() - started
+        self._wait_until_alone()
         return Cost(
             seconds=seconds,
             client_cpu_seconds=sum(usage.ru_utime + usage.ru_stime for usage in usages),
@@ -124,6 +133,15 @@ class Stand:
             "AIRFLOW_CONN_SOURCE": self.source_uri,
             "AIRFLOW_CONN_TARGET": self.target_uri,
         }
+
+    def _wait_until_alone(self) -> None:
+        """Waits until the sessions of who just ended are gone, and counted in their postmaster."""
+        for server in (self.source, self.target):
+            ended = time.monotonic() + ALONE_SECONDS
+            while self.ask(server, _OTHERS) != [(0,)] or _has_zombies(server):
+                if time.monotonic() > ended:
+                    raise RuntimeError(f"sessions of port {server.port} do not end")
+                time.sleep(0.01)
 
     def _servers_cpu(self) -> float:
         """Of both servers since they started; sessions that ended count in their postmaster."""
@@ -164,21 +182,39 @@ def uri_of(server: EmbeddedServer) -> str:
     return f"postgresql://{SUPERUSER}:{PASSWORD}@{HOST}:{server.port}/postgres"
 
 
-def _run_beside(pipelines: Sequence[Pipeline], environment: dict[str, str]) -> list[Any]:
-    """Runs pipelines at the same time; returns what each of their programs used."""
+def run_beside(pipelines: Sequence[Pipeline], environment: dict[str, str]) -> list[Any]:
+    """Runs pipelines at the same time; returns what each of their programs used.
+
+    Raises:
+        RuntimeError: If a program fails, or takes longer than the limit.
+    """
     with tempfile.TemporaryFile() as said:
         running = [
             process
             for commands in pipelines
             for process in _started(commands, environment, said.fileno())
         ]
-        ended = [os.wait4(process.pid, 0) for process in running]
-        for process, (_, status, _) in zip(running, ended, strict=True):
-            process.returncode = status
-        if any(status for _, status, _ in ended):
+        limit = threading.Timer(LIMIT_SECONDS, _kill, [running])
+        limit.daemon = True
+        limit.start()
+        usages = [_usage_of(process) for process in running]
+        limit.cancel()
+        if any(process.returncode for process in running):
             said.seek(0)
             raise RuntimeError(f"{pipelines[0][0][0]} failed: {said.read().decode()[-2000:]}")
-    return [usage for *_, usage in ended]
+    return usages
+
+
+def _usage_of(process: "subprocess.Popen[bytes]") -> Any:
+    """Waits for a program's end; returns what it used."""
+    _, process.returncode, usage = os.wait4(process.pid, 0)
+    return usage
+
+
+def _kill(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    for process in processes:
+        if process.returncode is None:  # not waited for yet: its number is nobody else's
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def _started(
@@ -198,6 +234,19 @@ def _started(
             running[-1].stdout.close()  # so that its writer notices when the reader ends
         running.append(process)
     return running
+
+
+def _has_zombies(server: EmbeddedServer) -> bool:
+    """Whether a server has yet to take notice of a process that ended."""
+    children = psutil.Process(server.pid).children(recursive=True)
+    return any(_status(child) == psutil.STATUS_ZOMBIE for child in children)
+
+
+def _status(process: psutil.Process) -> str | None:
+    try:
+        return process.status()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _tree_cpu(process: psutil.Process) -> float:
