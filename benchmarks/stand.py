@@ -137,10 +137,13 @@ class Stand:
     def _wait_until_alone(self) -> None:
         """Waits until the sessions of who just ended are gone, and counted in their postmaster."""
         for server in (self.source, self.target):
-            ended = time.monotonic() + ALONE_SECONDS
+            limit = time.monotonic() + ALONE_SECONDS
             while self.ask(server, _OTHERS) != [(0,)] or _has_zombies(server):
-                if time.monotonic() > ended:
-                    raise RuntimeError(f"sessions of port {server.port} do not end")
+                if time.monotonic() > limit:
+                    raise RuntimeError(
+                        f"port {server.port} has other sessions after {ALONE_SECONDS} s; "
+                        "end whatever else uses this server"
+                    )
                 time.sleep(0.01)
 
     def _servers_cpu(self) -> float:
@@ -199,15 +202,29 @@ def run_beside(pipelines: Sequence[Pipeline], environment: dict[str, str]) -> li
         limit.start()
         usages = [_usage_of(process) for process in running]
         limit.cancel()
-        if any(process.returncode for process in running):
+        names = [Path(command[0]).name for commands in pipelines for command in commands]
+        failed = [
+            _how_ended(name, process.returncode)
+            for name, process in zip(names, running, strict=True)
+            if process.returncode
+        ]
+        if failed:
             said.seek(0)
-            raise RuntimeError(f"{pipelines[0][0][0]} failed: {said.read().decode()[-2000:]}")
+            raise RuntimeError(f"{', '.join(failed)}: {said.read().decode()[-2000:]}")
     return usages
+
+
+def _how_ended(program: str, status: int) -> str:
+    """How a program failed, for people."""
+    if status == -signal.SIGKILL:
+        return f"{program} was killed, as after {LIMIT_SECONDS} s of work"
+    return f"{program} failed with {status}"
 
 
 def _usage_of(process: "subprocess.Popen[bytes]") -> Any:
     """Waits for a program's end; returns what it used."""
-    _, process.returncode, usage = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     return usage
 
 

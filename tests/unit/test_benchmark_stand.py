@@ -24,13 +24,14 @@ def test_a_pipeline_hands_on_what_it_writes() -> None:
 
 
 def test_what_a_failed_program_said_is_told() -> None:
-    with pytest.raises(RuntimeError, match="no such table"):
-        stand.run_beside([[[PYTHON, "-c", "import sys; sys.exit('no such table')"]]], {})
+    fine, failing = [PYTHON, "-c", ""], ["/bin/sh", "-c", "echo no such table >&2; exit 3"]
+    with pytest.raises(RuntimeError, match=r"^sh failed with 3: no such table"):
+        stand.run_beside([[fine], [failing]], {})
 
 
 def test_a_program_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand, "LIMIT_SECONDS", 0.5)
     started = time.monotonic()
-    with pytest.raises(RuntimeError, match="failed"):
+    with pytest.raises(RuntimeError, match=r"was killed, as after 0\.5 s"):
         stand.run_beside([[[PYTHON, "-c", "import time; time.sleep(60)"]]], {})
     assert time.monotonic() - started < 20
