@@ -120,14 +120,13 @@ class Checkpoints:
         return bool(session.execute(query, doing=f"claim {covers} for {self.target.said}"))
 
     def complete(self, session: Session, chunk: int, *, rows: int, bytes_: int) -> None:
-        """Writes what a claimed chunk brought."""
-        session.execute(
+        """Writes what a claimed chunk brought, with the caller's next statement."""
+        session.defer(
             sql.SQL(
                 "UPDATE {} SET rows = {}, bytes = {}, loaded_at = clock_timestamp() WHERE {}"
             ).format(
                 self.table.sql, sql.Literal(rows), sql.Literal(bytes_), _of(self.target, [chunk])
-            ),
-            doing=f"write a checkpoint of {self.target.said}",
+            )
         )
 
     def read(self, session: Session) -> list[Checkpoint]:

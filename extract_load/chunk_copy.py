@@ -4,6 +4,7 @@ import io
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from extract_load import lease
 from extract_load.chunking import Chunk
@@ -11,7 +12,7 @@ from extract_load.config import TableSettings
 from extract_load.connection import NOT_DURABLE, Session
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import LeftBehind
-from extract_load.extract import copy_out_query, reading_chunk
+from extract_load.extract import copy_out_query, holding_chunk
 from extract_load.load import Load, copy_from, copy_in_query, pace_of
 from extract_load.resume import part_of
 from extract_load.shared_read import NotKept, SharedRead
@@ -39,7 +40,7 @@ def load_chunk(
         shared: Where targets meet that read the same; None: this one reads by itself.
     """
     plan = load.plan
-    doing = f"copy {chunk.range} of {chunk.leaf.name.said}"
+    doing = _doing(chunk)
     copy_in = copy_in_query(plan, plan.scratch)
     reads_alone = shared is None or shared.is_alone(*_asked(load, chunk))
     with (
@@ -50,13 +51,13 @@ def load_chunk(
         if not load.checkpoints.claim(session, chunk.number, part_of(plan, chunk), str(chunk)):
             return None
         if shared is None or reads_alone:
-            query = copy_out_query(plan, chunk)
-            with reading_chunk(source, plan, chunk) as reader:
-                stats = copy_from(reader, source, session, query, copy_in, doing)
+            with source.reader_of(chunk.leaf) as reader:
+                copy_out = partial(_copy_out, source, load, chunk, reader)
+                stats = copy_from(reader, copy_out, source, session, copy_in, doing)
         else:
             part = _Part(source, load, chunk, shared)
             stats = move(
-                lambda stream: part.copy_out(stream, doing),
+                part.copy_out,
                 lambda stream: session.copy(copy_in, stream, doing),
                 part.watch(session),
             )
@@ -77,6 +78,24 @@ def member_of(settings: TableSettings) -> object:
 def read_text(load: Load, chunk: Chunk) -> str:
     """Returns what tells one read from another: its snapshot and its COPY."""
     return f"{load.snapshot.id} {copy_out_query(load.plan, chunk)!r}"
+
+
+def _copy_out(
+    source: SourceSnapshot,
+    load: Load,
+    chunk: Chunk,
+    reader: Session,
+    stream: "PipeWriter | io.BufferedWriter[Tee]",
+) -> int:
+    """Returns the rows of a chunk that a reader wrote into a stream."""
+    with holding_chunk(source, load.plan, chunk, reader):
+        rows = reader.copy(copy_out_query(load.plan, chunk), stream, _doing(chunk))
+        stream.flush()  # or the last bytes would wait until the lock is freed
+        return rows
+
+
+def _doing(chunk: Chunk) -> str:
+    return f"copy {chunk.range} of {chunk.leaf.name.said}"
 
 
 def _asked(load: Load, chunk: Chunk) -> tuple[object, str]:
@@ -105,15 +124,15 @@ class _Part:
         """Cuts the connection to the source over which its rows come."""
         self.shared.cut(*self._asked)
 
-    def copy_out(self, stream: PipeWriter, doing: str) -> int:
+    def copy_out(self, stream: PipeWriter) -> int:
         """Returns the rows that came into a stream."""
 
         def read(into: "io.BufferedWriter[Tee]") -> int:
             with (
-                reading_chunk(self.source, self.load.plan, self.chunk) as reader,
+                self.source.reader_of(self.chunk.leaf) as reader,
                 into.raw.read_by(reader, pace_of(self.source, reader)),
             ):
-                return reader.copy(copy_out_query(self.load.plan, self.chunk), into, doing)
+                return _copy_out(self.source, self.load, self.chunk, reader, into)
 
         try:
             return self.shared.copy(*self._asked, stream, read)

@@ -190,6 +190,7 @@ class ChunkLoading:
             if session.held_in is not None:
                 self._lost.add(session.held_in)
             self._registry.close(session)
+            self._registry.doubt(self._target)
             raise
         self._registry.give_back(session)
 

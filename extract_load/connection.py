@@ -1,7 +1,7 @@
 """Sessions: one psycopg2 connection each, in transactions that say how long they may wait.
 
 Settings are made with SET LOCAL inside each transaction, because a transaction-pooling PgBouncer
-hands the next transaction to another server session, and refuses `options=` in a DSN.
+hands the next transaction to another server session, and an older one refuses `options=` in a DSN.
 """
 
 import fcntl
@@ -130,6 +130,8 @@ class Session:
         self._answers: dict[Callable[[Session], Any], Any] = {}
         self._begins: dict[Hashable, str] = {}
         """Texts of transactions it has begun: to write one takes as long as to send it."""
+        self._deferred: list[str] = []
+        """What is sent with the next statement."""
         self.held_in: ServerTransaction | None = None
         """The last transaction that held a lease; it may go on where the connection is lost."""
         self._raw = attempt(self._connect, attempts=attempts)
@@ -137,9 +139,25 @@ class Session:
         self._cancel_request = CancelRequest(self._raw)
 
     def _connect(self) -> psycopg2.extensions.connection:
+        """How texts are quoted psycopg2 asks at login, and quotes wrongly where it is set later."""
+        connection = self._logged_in()
+        if _quotes_plainly(connection):
+            return connection
+        connection.close()
+        connection = self._logged_in(options="-c standard_conforming_strings=on")
+        if _quotes_plainly(connection):
+            return connection
+        connection.close()
+        ignored = psycopg2.OperationalError("standard_conforming_strings stays off")
+        raise connect_error_from(
+            ignored, self.side, self.parameters.conn_id, self.parameters.address
+        )
+
+    def _logged_in(self, options: str | None = None) -> psycopg2.extensions.connection:
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(
                 **self.parameters.as_libpq(),
+                options=options,
                 application_name=self._name,
                 client_encoding="UTF8",
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -171,8 +189,12 @@ class Session:
 
     def is_pooled(self) -> bool:
         """Returns whether a pooler stands between: another process serves us than was told."""
+        return self.serving_pid() != self.backend_pid
+
+    def serving_pid(self) -> int:
+        """Returns the process that serves the connection now; behind a pooler in a transaction."""
         ((pid,),) = self.execute("SELECT pg_catalog.pg_backend_pid()", doing="ask who serves")
-        return bool(pid != self.backend_pid)
+        return int(pid)
 
     @property
     def is_encrypted(self) -> bool:
@@ -231,7 +253,7 @@ class Session:
             doing: For the error message: "could not <doing>".
         """
         with self._translated(doing), self._raw.cursor() as cursor:
-            cursor.execute(query, arguments)
+            cursor.execute(self._with_deferred(cursor, query, arguments))
             return cursor.fetchall() if cursor.description else []
 
     def change(
@@ -239,14 +261,34 @@ class Session:
     ) -> int:
         """Returns how many rows a statement changed. Arguments as in `execute`."""
         with self._translated(doing), self._raw.cursor() as cursor:
-            cursor.execute(query, arguments)
+            cursor.execute(self._with_deferred(cursor, query, arguments))
             return int(cursor.rowcount)
 
     def copy(self, query: sql.Composable, stream: Any, doing: str) -> int:
         """Returns how many rows a COPY moved between the server and a file-like stream."""
         with self._translated(doing), self._raw.cursor() as cursor:
-            cursor.copy_expert(query, stream, COPY_READ_BYTES)
+            cursor.copy_expert(self._with_deferred(cursor, query), stream, COPY_READ_BYTES)
             return int(cursor.rowcount)
+
+    def defer(self, query: Query) -> None:
+        """Sends a statement with the next one: what nobody waits for needs no round trip.
+
+        In a transaction, whose COMMIT sends it at the latest. Where it fails, the next one does
+        (manual, Message Flow, Multiple Statements in a Simple Query).
+        """
+        with self._translated("run a query"):  # a name is quoted by the connection, if it lives
+            self._deferred.append(query if isinstance(query, str) else query.as_string(self._raw))
+
+    def _with_deferred(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        query: Query,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """What was deferred, and a statement behind it, as one message."""
+        deferred, self._deferred = self._deferred, []
+        message = [text.encode() for text in deferred]
+        return b"; ".join([*message, cursor.mogrify(query, arguments)])
 
     @contextmanager
     def transaction(
@@ -254,31 +296,38 @@ class Session:
     ) -> Iterator[Self]:
         """Runs its block in one transaction: committed at its end, rolled back on any error.
 
+        It begins with the block's first statement, in one message.
+
         Args:
             begin: How it begins; one of the constants of this module.
             settings: What to set besides, or instead of, the limits of this side.
             doing: For the message when COMMIT itself fails.
         """
-        self.begin(begin, settings)
+        self.defer(self._beginning(begin, settings))
         try:
             yield self
+            self.execute("COMMIT", doing=doing)
         except BaseException:
             self.roll_back()
             raise
-        self.execute("COMMIT", doing=doing)
 
     def begin(self, begin: str = WRITE, settings: Mapping[str, str] = {}) -> None:
         """Opens a transaction and pins its settings, in one round trip."""
+        self.execute(self._beginning(begin, settings), doing="begin a transaction")
+
+    def _beginning(self, begin: str, settings: Mapping[str, str]) -> str:
         asked = (begin, *settings.items())
         if asked not in self._begins:
             newer = _SINCE_17 if self._raw.server_version >= 170_000 else {}
             pinned = {**_PINNED, **newer, **_LIMITS[self.side], **settings}
             query = sql.SQL("{}; {}").format(sql.SQL(begin), set_local(pinned))
-            self._begins[asked] = query.as_string(self._raw)
-        self.execute(self._begins[asked], doing="begin a transaction")
+            with self._translated("begin a transaction"):
+                self._begins[asked] = query.as_string(self._raw)
+        return self._begins[asked]
 
     def roll_back(self) -> None:
         """Ends the open transaction without its changes; a lost connection has done so."""
+        self._deferred.clear()
         with suppress(psycopg2.Error):
             if not self._raw.closed:
                 with self._raw.cursor() as cursor:
@@ -292,6 +341,10 @@ class Session:
             yield
         except psycopg2.Error as exc:
             raise error_from(exc, self.side, self.parameters.conn_id, doing) from exc
+
+
+def _quotes_plainly(connection: psycopg2.extensions.connection) -> bool:
+    return connection.info.parameter_status("standard_conforming_strings") != "off"
 
 
 def set_local(settings: Mapping[str, str]) -> sql.Composable:

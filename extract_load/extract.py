@@ -109,16 +109,25 @@ def _count_of(source: SourceSnapshot, plan: TablePlan, leaf: Leaf, *, is_read: b
 
 
 @contextmanager
-def reading_chunk(source: SourceSnapshot, plan: TablePlan, chunk: Chunk) -> Iterator[Session]:
-    """Yields a reader for one chunk; the rows it passes are counted where that counts the table."""
+def holding_chunk(
+    source: SourceSnapshot, plan: TablePlan, chunk: Chunk, reader: Session
+) -> Iterator[None]:
+    """Holds a chunk's leaf still; the rows that the block's read passes are noted where they count.
+
+    Args:
+        source: The snapshot.
+        plan: The table's.
+        chunk: What the block reads.
+        reader: Of the chunk's leaf.
+    """
     counts, leaf = source.counts, chunk.leaf
     with (
-        source.reading(leaf) as reader,
+        source.holding(reader, leaf),
         counts.noting(reader, leaf.oid, chunk.range, plan.cut.version)
         if _is_counted_by_reading(plan)
         else nullcontext(),
     ):
-        yield reader
+        yield
 
 
 def _is_counted_by_reading(plan: TablePlan) -> bool:

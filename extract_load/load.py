@@ -12,7 +12,7 @@ from extract_load.connection import NOT_DURABLE, Session
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.resume import Resumed, resume
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import CopyStats, StreamWatch, move
+from extract_load.stream import CopyOut, CopyStats, PipeWriter, StreamWatch, move
 from extract_load.table_plan import Publish, TablePlan
 
 _OTHER_ROWS = "the scratch table does not hold the rows that they brought"
@@ -128,23 +128,38 @@ def copy_into(
 
     Works in the caller's transaction.
     """
-    with source.reading(leaf) as reader:
-        return copy_from(reader, source, session, query, into, doing)
+    with source.reader_of(leaf) as reader:
+
+        def copy_out(stream: PipeWriter) -> int:
+            with source.holding(reader, leaf):
+                rows = reader.copy(query, stream, doing)
+                stream.flush()
+                return rows
+
+        return copy_from(reader, copy_out, source, session, into, doing)
 
 
 def copy_from(
     reader: Session,
+    copy_out: CopyOut,
     source: SourceSnapshot,
     session: Session,
-    query: sql.Composable,
     into: sql.Composable,
     doing: str,
 ) -> CopyStats:
-    """Returns what a COPY out of a reader brought. Works in the caller's transaction."""
+    """Returns what a COPY out of a reader brought. Works in the caller's transaction.
+
+    Args:
+        reader: Whom `copy_out` reads with.
+        copy_out: Run in the thread that reads. It holds still what it reads, so that the lock is
+            asked for while the target begins, and freed while the target takes the rest.
+        source: The snapshot.
+        session: To the target.
+        into: The COPY there.
+        doing: For the message where that fails.
+    """
     return move(
-        lambda stream: reader.copy(query, stream, doing),
-        lambda stream: session.copy(into, stream, doing),
-        _watch(source, reader, session),
+        copy_out, lambda stream: session.copy(into, stream, doing), _watch(source, reader, session)
     )
 
 
@@ -163,8 +178,8 @@ def _watch(source: SourceSnapshot, reader: Session, session: Session) -> StreamW
 def pace_of(source: SourceSnapshot, reader: Session) -> Callable[[int], None]:
     """Returns what waits until so many bytes of a reader may pass.
 
-    Its lock is held until the last has passed. Where somebody waits for that, a cancel request ends
-    nothing once the server has sent all: what is on its way then passes at once.
+    Its lock is held until the last are in the pipe. Where somebody waits for that, a cancel request
+    ends nothing once the server has sent all: what is on its way then passes at once.
     """
     return lambda size: source.governor.pace(size, lambda: source.is_waited_for(reader))
 

@@ -11,6 +11,10 @@ from contextlib import suppress
 from extract_load.connection import Session
 from extract_load.errors import ExtractLoadError, SnapshotLost
 
+HOLD_LOCKS = "SAVEPOINT looking"
+FREE_LOCKS = "ROLLBACK TO SAVEPOINT looking; RELEASE SAVEPOINT looking"
+"""A reader's locks go with its savepoint; the snapshot stays."""
+
 
 class OneClock:
     """A reader of a snapshot that keeps its slot; when it is lost no other takes its place."""
@@ -64,7 +68,7 @@ class OneClock:
         if session is not self.session:
             return False
         with suppress(ExtractLoadError):
-            session.execute("ROLLBACK TO SAVEPOINT looking; RELEASE SAVEPOINT looking")
+            session.execute(FREE_LOCKS)
             return True
         return False
 

@@ -37,6 +37,10 @@ _RETRYABLE_CLASSES = ("08",)
 _RETRYABLE_STATES = frozenset(
     {"57P01", "57P02", "57P03", "53300", LOCK_NOT_AVAILABLE, "40001", "40P01", "25P03", "25P04"}
 )
+_QUOTING = (
+    "Set standard_conforming_strings to on for the role (ALTER ROLE ... SET), "
+    "or update the PgBouncer between to 1.20 or later."
+)
 _REFUSED = {
     "password authentication failed": "Check user and password of the connection.",
     "no password supplied": "Give the connection a password.",
@@ -46,6 +50,8 @@ _REFUSED = {
     "permission denied for database": "Grant CONNECT on the database to the role.",
     "certificate": "Check sslrootcert and the host name of the connection.",
     "does not support SSL": 'Set sslmode to "disable" if the network is your own.',
+    "standard_conforming_strings": _QUOTING,
+    "unsupported startup parameter: options": _QUOTING,
     "invalid sslmode value": "Set sslmode to disable, prefer, require, verify-ca or verify-full.",
 }
 """Texts of a server that answered and will answer the same again."""

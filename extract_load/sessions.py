@@ -9,6 +9,9 @@ from extract_load.connection import Session, interrupted
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.retry import Side
 
+_FRESH_SECONDS = 1.0
+"""So long after it was given back a session is taken to work: what it is asked next will tell."""
+
 
 class SessionRegistry:
     """The sessions a run has open, so that a signal can end them all, and any to come."""
@@ -22,7 +25,7 @@ class SessionRegistry:
         self._name = name
         self._lock = threading.Lock()
         self._open: set[Session] = set()
-        self._idle: dict[str, list[Session]] = {}
+        self._idle: dict[str, list[tuple[float, Session]]] = {}
         self._is_ended = False
 
     def open(self, parameters: ConnectionParameters, side: Side) -> Session:
@@ -36,26 +39,36 @@ class SessionRegistry:
         return session
 
     def borrow(self, parameters: ConnectionParameters) -> Session:
-        """Returns a session to a target: one that was given back and still works, or a new one."""
+        """Returns a session to a target: one that was given back and works, or a new one.
+
+        Whether it works is not asked within a second after it was given back.
+        """
         while True:
             with self._lock:
                 idle = self._idle.get(parameters.conn_id)
-                session = idle.pop() if idle else None
+                returned_at, session = idle.pop() if idle else (0.0, None)
             if session is None:
                 return self.open(parameters, "target")
-            if session.is_alive():
+            if time.monotonic() < returned_at + _FRESH_SECONDS or session.is_alive():
                 return session
             self.close(session)
 
     def give_back(self, session: Session) -> None:
         """Keeps a session, outside a transaction, for who borrows next."""
         with self._lock:
-            self._idle.setdefault(session.parameters.conn_id, []).append(session)
+            idle = self._idle.setdefault(session.parameters.conn_id, [])
+            idle.append((time.monotonic(), session))
+
+    def doubt(self, parameters: ConnectionParameters) -> None:
+        """Has sessions that were given back asked whether they work: one to that target did not."""
+        with self._lock:
+            idle = self._idle.get(parameters.conn_id, [])
+            idle[:] = [(0.0, session) for _, session in idle]
 
     def close_idle(self) -> None:
         """Closes what was given back."""
         with self._lock:
-            idle = [session for sessions in self._idle.values() for session in sessions]
+            idle = [session for sessions in self._idle.values() for _, session in sessions]
             self._idle.clear()
         for session in idle:
             self.close(session)

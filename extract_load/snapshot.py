@@ -5,15 +5,12 @@ stands. A client that is stopped cannot end it, so the server's own limits are s
 of that time before each read.
 """
 
-import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from uuid import uuid4
-
-from psycopg2 import sql
 
 from extract_load import log
 from extract_load.catalog import Leaf, ServerCut, TableSchema, read_lsn, read_server_cut
@@ -23,7 +20,6 @@ from extract_load.connection import READ_CONSISTENT, Session, set_local
 from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import (
     ExtractLoadError,
-    LockYielded,
     SnapshotLost,
     SnapshotTooOld,
     SourceError,
@@ -34,8 +30,8 @@ from extract_load.identifiers import TableName
 from extract_load.leaf_lock import NO_COLUMN, altered, hold_still, require_unrewritten
 from extract_load.masking import SALT_SETTING
 from extract_load.observer import Observer
-from extract_load.one_clock import OneClock
 from extract_load.open_transactions import read_open_transactions
+from extract_load.readers import Readers
 from extract_load.retry import QUERY_CANCELED
 from extract_load.sessions import SessionRegistry
 from extract_load.source_counts import SourceCounts
@@ -98,13 +94,13 @@ class SourceSnapshot:
             open_unknown=open_transactions.why_unknown,
         )
         self.mark = SnapshotMark(str(uuid4()), cut.xmin, cut.lsn)
-        readers = governor.run.source_max_connections - _NOT_READERS
-        self._slots = threading.Semaphore(readers)
-        self._clock = OneClock(self._slots, self._any_session, is_only=readers == 1)
-        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
-        self._busy: dict[Session, int] = {}
-        self._yielding: set[Session] = set()
-        self._waited_for: set[Session] = set()
+        self._readers = Readers(
+            registry,
+            governor.memory,
+            governor.run.source_max_connections - _NOT_READERS,
+            self._new_session,
+            self._limits,
+        )
         self._tables = SourceTables(tables)
         self.counts = SourceCounts()
         self._lock = threading.Lock()
@@ -181,40 +177,24 @@ class SourceSnapshot:
             SnapshotLost: If the snapshot has ended, or reached its age, or that session is lost.
             LockYielded: If the block was ended because somebody waited for its lock.
         """
-        with self._clock.turn if by_one_clock else self._slots:
-            self._require_young()
-            session = self._clock.reader() if by_one_clock else self._any_session()
-            try:
+        try:
+            with self._readers.lent(self._require_young, by_one_clock=by_one_clock) as session:
                 yield session
-            except SourceError as error:
-                if not self._clock.goes_on(session):
-                    self._drop(session)
-                raise self._explained(session, error) from error
-            except BaseException:
-                self._drop(session)
+        except SourceError as error:
+            explained = self._explained(error)
+            if explained is error:
                 raise
-            if session is self._clock.session:
-                return
-            if self._ended.is_set() or self.governor.memory.is_short:
-                self._registry.close(session)
-            else:
-                self._idle.put(session)
+            raise explained from error
+
+    def reader_of(self, *leaves: Leaf) -> AbstractContextManager[Session]:
+        """Returns a `reader` that may read leaves, each time in `holding`."""
+        return self.reader(by_one_clock=any(leaf.reads_others for leaf in leaves))
 
     @contextmanager
     def looking(self, *, by_one_clock: bool = False) -> Iterator[Session]:
         """Yields a reader whose locks are freed after the block; the snapshot stays."""
-        with self.reader(by_one_clock=by_one_clock) as reader:
-            limits = set_local(self._limits())
-            ((pid,),) = reader.execute(
-                sql.SQL("{}; SAVEPOINT looking; SELECT pg_backend_pid()").format(limits)
-            )
-            self._busy[reader] = pid
-            try:
-                yield reader
-            finally:
-                self._busy.pop(reader, None)
-                self._waited_for.discard(reader)
-            reader.execute("ROLLBACK TO SAVEPOINT looking; RELEASE SAVEPOINT looking")
+        with self.reader(by_one_clock=by_one_clock) as reader, self._readers.looking(reader):
+            yield reader
 
     @contextmanager
     def reading(self, *leaves: Leaf) -> Iterator[Session]:
@@ -223,11 +203,25 @@ class SourceSnapshot:
         Raises:
             SnapshotLost: If a leaf was truncated, rewritten, replaced or altered since.
         """
-        with self.looking(by_one_clock=any(leaf.reads_others for leaf in leaves)) as reader:
+        with self.reader_of(*leaves) as reader, self.holding(reader, *leaves):
+            yield reader
+
+    @contextmanager
+    def holding(self, reader: Session, *leaves: Leaf) -> Iterator[None]:
+        """Keeps others from rewriting what the block reads; fails if somebody did before.
+
+        Args:
+            reader: From `reader_of` these leaves; it may be another thread's.
+            leaves: What the block reads.
+
+        Raises:
+            SnapshotLost: If a leaf was truncated, rewritten, replaced or altered since.
+        """
+        with self._readers.looking(reader):
             for leaf in leaves:
                 hold_still(reader, leaf)
             try:
-                yield reader
+                yield
             except SourceError as error:
                 if error.sqlstate == NO_COLUMN and self._observer.has_other_columns(leaves):
                     raise altered(leaves[0], error) from error
@@ -237,29 +231,12 @@ class SourceSnapshot:
 
     def is_waited_for(self, reader: Session) -> bool:
         """Returns whether somebody else waits for a lock that a reader holds now."""
-        return reader in self._waited_for
+        return self._readers.is_waited_for(reader)
 
     def is_working(self, reader: Session) -> bool:
         """Returns whether the server still looks for rows for a reader that gets none."""
-        pid = self._busy.get(reader)
+        pid = self._readers.pid_of(reader)
         return pid is not None and self._observer.is_working(pid)
-
-    def _any_session(self) -> Session:
-        return self._clock.shared or self._idle_session() or self._new_session()
-
-    def _drop(self, session: Session) -> None:
-        self._registry.close(session)
-        self._clock.lose(session)
-
-    def _idle_session(self) -> Session | None:
-        """None where memory is short: libpq keeps a large row's room until it disconnects."""
-        with suppress(queue.Empty):
-            while True:
-                session = self._idle.get_nowait()
-                if not self.governor.memory.is_short:
-                    return session
-                self._registry.close(session)
-        return None
 
     def _new_session(self) -> Session:
         session = self._registry.open(self.parameters, "source")
@@ -309,15 +286,8 @@ class SourceSnapshot:
             "the source's snapshot is gone", error.detail, "Run again: it takes a new one."
         )
 
-    def _explained(self, session: Session, error: SourceError) -> ExtractLoadError:
-        """What ended a reader: somebody who waited for its lock, or the snapshot's age."""
-        if session in self._yielding:
-            self._yielding.discard(session)
-            return LockYielded(
-                "somebody waits for a lock that a read holds",
-                f"{error.detail} The read was ended for it.",
-                "It is tried again.",
-            )
+    def _explained(self, error: SourceError) -> SourceError:
+        """What ended a reader: the snapshot's age, where that may be."""
         is_retryable = isinstance(error, SourceUnavailable)
         was_ended = is_retryable or error.sqlstate == QUERY_CANCELED
         is_old = self._ended.is_set() or self._left < _WATCH_SECONDS
@@ -343,36 +313,16 @@ class SourceSnapshot:
             try:
                 if looks % _PING_EVERY == 0:
                     self.holder.execute(set_local(self._limits()), doing="keep the snapshot")
-                self._yield_to_waiters()
+                self._readers.yield_to_waiters(self._observer.blockers)
             except ExtractLoadError as error:  # also where the run was told to end
                 logger.debug("watch failed", extra={"why": error.primary})
-
-    def _yield_to_waiters(self) -> None:
-        """Ends reads whose lock somebody else's DDL waits for."""
-        busy = dict(self._busy)
-        if not busy:
-            return
-        blockers = self._observer.blockers(busy.values())
-        for reader, pid in busy.items():
-            if pid in blockers and self._busy.get(reader) == pid:
-                self._yielding.add(reader)
-                self._waited_for.add(reader)
-                logger.info("yields to who waits for a lock", extra={"pid": pid})
-                reader.cancel()
 
     def _end_all(self) -> None:
         """Cancels what reads in the snapshot, and cuts the connection of who does not obey."""
         self._ended.set()
         logger.info("snapshot ended", extra={"why": self._too_old().detail})
-        readers = list(self._busy)
-        threads = [threading.Thread(target=one.cancel, daemon=True) for one in readers]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + _OBEY_SECONDS
-        while self._busy and time.monotonic() < deadline:
-            time.sleep(0.05)
-        for session in (*self._busy, self.holder):
-            session.sever()
+        self._readers.end(_OBEY_SECONDS)
+        self.holder.sever()
         self._observer.sever()
         self._close_sessions()
 
@@ -391,8 +341,5 @@ class SourceSnapshot:
         self._observer.close()
 
     def _close_sessions(self) -> None:
-        while (session := self._idle_session()) is not None:
-            self._registry.close(session)
-        if self._clock.session is not None:
-            self._registry.close(self._clock.session)
+        self._readers.close()
         self._registry.close(self.holder)

@@ -187,9 +187,10 @@ returning lease.token
 -- The fence: while this row lock stands nobody can take the lease over.
 -- It tells which transaction of which backend holds it: a lost connection cannot be asked any more,
 -- and through a pooler another backend runs the transaction than was told at login.
+-- The function looks at one backend, the view at all.
 select
     pg_backend_pid(),
-    (select backend_start::text from pg_stat_activity where pid = pg_backend_pid()),
+    (select backend_start::text from pg_stat_get_activity(pg_backend_pid())),
     pg_current_xact_id()::xid::text
 from extract_load.leases
 where token = %(token)s

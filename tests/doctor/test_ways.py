@@ -167,3 +167,23 @@ def test_a_pooler_in_transaction_mode(
         remedy="Give the pool at least 3 connections",
     )
     assert len(found.findings) == 1
+
+
+def test_a_pooler_that_keeps_a_server_from_quoting_plainly(
+    source: Database, target: Database, pool_directory: Path
+) -> None:
+    """What is asked of the server at login does not reach it; texts would be quoted wrongly."""
+    create_items(source, 100)
+    source.execute(f'ALTER DATABASE "{source.name}" SET standard_conforming_strings = off')
+    assert not diagnose(source, target).findings
+    with pgbouncer(source, "transaction", pool_directory, "extra_float_digits, options") as pooled:
+        found = diagnose(pooled, target)
+
+    assert_found(
+        found,
+        Severity.ERROR,
+        Code.LOGIN_REFUSED,
+        f'source "{SOURCE_ID}" refused the connection',
+        "standard_conforming_strings stays off",
+        remedy="Set standard_conforming_strings to on for the role",
+    )

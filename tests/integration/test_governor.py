@@ -35,6 +35,16 @@ OURS = (
     " WHERE application_name LIKE 'extract-load%' AND backend_xmin IS NOT NULL"
 )
 
+LOCKS = (
+    "SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass"
+    " AND mode = 'AccessShareLock' AND pid <> pg_backend_pid()"
+)
+"""Of those who read the table."""
+COPIES = (
+    "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'"
+    " AND query LIKE 'COPY % FROM STDIN%' AND pid <> pg_backend_pid()"
+)
+
 
 @pytest.fixture
 def items(source: Database) -> Database:
@@ -176,13 +186,9 @@ def altered_while_read(
     Yields how long that took, in seconds; it is there after the block.
     """
     waits: list[float] = []
-    reads = (
-        "SELECT count(*) FROM pg_locks WHERE relation = 'items'::regclass"
-        " AND mode = 'AccessShareLock' AND pid <> pg_backend_pid()"
-    )
 
     def alter() -> None:
-        while loaded_chunks(target) < loaded or not items.execute(reads)[0][0]:
+        while loaded_chunks(target) < loaded or not items.execute(LOCKS)[0][0]:
             time.sleep(0.01)
         time.sleep(0.3)
         started = time.monotonic()
@@ -198,14 +204,42 @@ def altered_while_read(
 
 
 def test_ddl_of_others_does_not_wait_for_a_limit_of_ours(items: Database, target: Database) -> None:
-    """All of the chunk was sent, and it passes slowly: there is no statement to end."""
-    table = {**FULL, "batch_size": 2_000}
+    """All of the chunk was sent, more than a pipe holds: there is no statement to end."""
+    items.execute("UPDATE public.items SET body = repeat('x', 800)")
+    items.execute("VACUUM FULL public.items")
+    table = {**FULL, "batch_size": 3_000, "parallel_workers": 1}
     with altered_while_read(items, target, "ADD CHECK (id > -1) NOT VALID", loaded=1) as waits:
-        (result,) = land_with(items, target, table, throttle_mb_per_second=0.03).tables
+        (result,) = land_with(items, target, table, throttle_mb_per_second=0.25).tables
 
     assert result.error is None
     assert len(waits) == 1
     assert waits[0] < 3
+    assert_equal(items, target, FULL)
+
+
+def test_a_lock_is_given_back_before_the_target_has_all(items: Database, target: Database) -> None:
+    """What is in the pipe needs none; the target takes it at the pace of the limit."""
+    items.execute("UPDATE public.items SET body = repeat('x', 900) WHERE id < 800")
+    items.execute("DELETE FROM public.items WHERE id >= 800")
+    items.execute("VACUUM FULL public.items")
+    samples: list[tuple[bool, bool]] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            samples.append((bool(target.execute(COPIES)[0][0]), bool(items.execute(LOCKS)[0][0])))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        (result,) = land_with(items, target, FULL, throttle_mb_per_second=0.2).tables
+    finally:
+        ended.set()
+        thread.join(10)
+
+    assert result.error is None
+    assert samples.count((True, False)) > 10
+    assert samples.count((True, True)) < 3
     assert_equal(items, target, FULL)
 
 

@@ -50,8 +50,10 @@ def give(file: Path, data_dir: Path) -> None:
 
 
 @contextmanager
-def pgbouncer(database: Database, pool_mode: str, directory: Path) -> Iterator[Database]:
-    """Yields a database behind PgBouncer."""
+def pgbouncer(
+    database: Database, pool_mode: str, directory: Path, ignored: str = "extra_float_digits"
+) -> Iterator[Database]:
+    """Yields a database behind PgBouncer, which ignores some parameters of a login."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     assert program, "PgBouncer is missing: apt-get install pgbouncer"
     (port,) = free_ports(1)
@@ -61,7 +63,7 @@ def pgbouncer(database: Database, pool_mode: str, directory: Path) -> Iterator[D
         f"[pgbouncer]\nlisten_addr = {HOST}\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = plain\nauth_file = {directory / 'users.txt'}\npool_mode = {pool_mode}\n"
         f"logfile = {directory / 'pgbouncer.log'}\ndefault_pool_size = 8\n"
-        "ignore_startup_parameters = extra_float_digits\n"
+        f"ignore_startup_parameters = {ignored}\n"
     )
     is_root = os.geteuid() == 0
     for path in (directory, *directory.iterdir()) if is_root else ():

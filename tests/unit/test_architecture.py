@@ -32,7 +32,7 @@ ENGINE_LAYERS = [
     {"tee"},
     {"spool"},
     {"snapshot"},
-    {"observer", "leaf_lock", "source_counts"},
+    {"observer", "leaf_lock", "source_counts", "readers"},
     {"governor"},
     {"planner", "verdict", "table_rules"},
     {"report"},

@@ -30,6 +30,7 @@ from extract_load.retry import attempt, connect_error_from, error_from
         ('FATAL:  no pg_hba.conf entry for host "1.2.3.4"', SourceError),
         ("server does not support SSL, but SSL was required", SourceError),
         ('invalid sslmode value: "verify"', SourceError),
+        ("FATAL:  unsupported startup parameter: options", SourceError),
     ],
 )
 def test_a_failed_connect_is_told_by_its_text(text: str, kind: type[ExtractLoadError]) -> None:
