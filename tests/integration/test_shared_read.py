@@ -13,7 +13,7 @@ from extract_load import spool
 from extract_load.report import RunReport
 from extract_load.runner import RunOptions, run
 from extract_load.settings_file import settings_from_document
-from tests.support.landing import assert_equal
+from tests.support.landing import assert_equal, each_once
 from tests.support.proxy import Wire, wire_to
 from tests.support.servers import Database, fresh_database
 from tests.support.tables import change_items, create_items, leftovers
@@ -67,7 +67,7 @@ def land_in_all(
     return run(
         settings_from_document(document, "test settings"),
         {"AIRFLOW_CONN_SOURCE": source.uri, **addresses},
-        RunOptions(progress=lambda _plan, counts: after_chunk(counts.chunks)),
+        RunOptions(progress=each_once(lambda _plan, chunks: after_chunk(chunks))),
     )
 
 

@@ -16,15 +16,13 @@ import pytest
 
 from demo.embedded_server import EmbeddedServer, free_ports
 from extract_load import already_published
-from extract_load.chunk_loading import LandingCounts
 from extract_load.config import Settings
 from extract_load.connection import Session
 from extract_load.connection_parameters import resolve_connection
 from extract_load.errors import ExtractLoadError, TargetError
 from extract_load.report import RunReport
 from extract_load.runner import RunOptions, run
-from extract_load.table_plan import TablePlan
-from tests.support.landing import assert_equal, loaded_at
+from tests.support.landing import assert_equal, each_once, loaded_at
 from tests.support.servers import PASSWORD, SETTINGS, Database, fresh_database
 from tests.support.tables import change_items, create_items
 from tests.support.targets import TARGET_IDS, connection_variables, raw_table, three_targets
@@ -65,11 +63,8 @@ def land(
     after_chunk: Callable[[str, int], None] = lambda _target, _chunks: None,
 ) -> RunReport:
     """One run of a task; `after_chunk` is told the target and its chunks so far."""
-
-    def progress(plan: TablePlan, counts: LandingCounts) -> None:
-        after_chunk(plan.settings.target_connection, counts.chunks)
-
     names = connection_variables(source, targets)
+    progress = each_once(lambda plan, chunks: after_chunk(plan.settings.target_connection, chunks))
     return run(settings, names, RunOptions(invoked_by=TASK, progress=progress))
 
 

@@ -1,11 +1,13 @@
 """Landing a table in a test, and comparing both sides by the project's own equality."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from psycopg2 import sql
 
+from extract_load.chunk_loading import LandingCounts, Progress
 from extract_load.config import Settings
 from extract_load.connection import READ_CONSISTENT, Session
 from extract_load.connection_parameters import connection_from_airflow
@@ -17,7 +19,7 @@ from extract_load.report import RunReport, TableResult
 from extract_load.runner import Run, RunOptions, run
 from extract_load.selection import resolve_all
 from extract_load.settings_file import settings_from_document
-from extract_load.table_plan import predicate_of
+from extract_load.table_plan import TablePlan, predicate_of
 from tests.support.servers import Database
 
 SOURCE_ID = "digitalocean_postgres"
@@ -70,9 +72,28 @@ def land(
         environment(source, target),
         RunOptions(
             landing=LandingOptions(**{"wait_seconds": 10, **options}),
-            progress=lambda _plan, counts: after_chunk(counts.chunks),
+            progress=each_once(lambda _plan, chunks: after_chunk(chunks)),
         ),
     )
+
+
+def each_once(after_chunk: Callable[[TablePlan, int], None]) -> Progress:
+    """Returns what tells each number of chunks of a table once, and leaves none out.
+
+    A run's threads tell the number there is: two that end a chunk together may both tell the later.
+    """
+    lock = threading.Lock()
+    told: list[tuple[LandingCounts, int]] = []
+
+    def progress(plan: TablePlan, counts: LandingCounts) -> None:
+        with lock:
+            before = max((chunks for known, chunks in told if known is counts), default=0)
+            now = counts.chunks
+            told.append((counts, now))
+        for chunks in range(before + 1, now + 1):
+            after_chunk(plan, chunks)
+
+    return progress
 
 
 def prepared_run(source: Database, target: Database, *tables: Mapping[str, Any]) -> Run:
