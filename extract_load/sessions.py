@@ -12,6 +12,8 @@ from extract_load.retry import Side
 _FRESH_SECONDS = 1.0
 """So long after it was given back a session is taken to work: what it is asked next will tell."""
 
+_DOUBT_SECONDS = 60.0
+
 
 class SessionRegistry:
     """The sessions a run has open, so that a signal can end them all, and any to come."""
@@ -26,6 +28,7 @@ class SessionRegistry:
         self._lock = threading.Lock()
         self._open: set[Session] = set()
         self._idle: dict[str, list[tuple[float, Session]]] = {}
+        self._doubted_at: dict[str, float] = {}
         self._is_ended = False
 
     def open(self, parameters: ConnectionParameters, side: Side) -> Session:
@@ -41,7 +44,8 @@ class SessionRegistry:
     def borrow(self, parameters: ConnectionParameters) -> Session:
         """Returns a session to a target: one that was given back and works, or a new one.
 
-        Whether it works is not asked within a second after it was given back.
+        Whether it works is not asked within a second after it was given back, unless another
+        session to that target failed within the last minute.
         """
         while True:
             with self._lock:
@@ -49,7 +53,7 @@ class SessionRegistry:
                 returned_at, session = idle.pop() if idle else (0.0, None)
             if session is None:
                 return self.open(parameters, "target")
-            if time.monotonic() < returned_at + _FRESH_SECONDS or session.is_alive():
+            if self._is_trusted(session, returned_at) or session.is_alive():
                 return session
             self.close(session)
 
@@ -60,10 +64,16 @@ class SessionRegistry:
             idle.append((time.monotonic(), session))
 
     def doubt(self, parameters: ConnectionParameters) -> None:
-        """Has sessions that were given back asked whether they work: one to that target did not."""
+        """Has sessions to a target asked whether they work, for a while: one did not."""
         with self._lock:
-            idle = self._idle.get(parameters.conn_id, [])
-            idle[:] = [(0.0, session) for _, session in idle]
+            self._doubted_at[parameters.conn_id] = time.monotonic()
+
+    def _is_trusted(self, session: Session, returned_at: float) -> bool:
+        """Whether a session surely works, as far as anybody can know without asking it."""
+        now = time.monotonic()
+        doubted_at = self._doubted_at.get(session.parameters.conn_id)
+        is_doubted = doubted_at is not None and now < doubted_at + _DOUBT_SECONDS
+        return now < returned_at + _FRESH_SECONDS and not is_doubted
 
     def close_idle(self) -> None:
         """Closes what was given back."""

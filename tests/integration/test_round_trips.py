@@ -204,15 +204,18 @@ def test_a_session_given_back_just_now_is_not_asked_whether_it_works(
         assert session is dead
 
 
-@pytest.mark.parametrize("why", ["a second ago", "another failed"])
+@pytest.mark.parametrize("why", ["a second ago", "another failed", "another failed before"])
 def test_a_session_that_died_is_replaced(
     returned: tuple[SessionRegistry, Session], why: str
 ) -> None:
     registry, dead = returned
-    if why == "another failed":
-        registry.doubt(dead.parameters)
-    else:
+    if why == "a second ago":
         time.sleep(1.1)
+    else:
+        registry.doubt(dead.parameters)
+    if why == "another failed before":
+        registry.close(registry.borrow(dead.parameters))
+        registry.give_back(dead)
     with registry.borrow(dead.parameters) as session:
         assert session is not dead
         assert session.is_alive()
