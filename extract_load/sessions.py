@@ -13,6 +13,7 @@ _FRESH_SECONDS = 1.0
 """So long after it was given back a session is taken to work: what it is asked next will tell."""
 
 _DOUBT_SECONDS = 60.0
+"""So long after one to its target failed none is."""
 
 
 class SessionRegistry:
