@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
-from extract_load.identifiers import TableName, columns_sql, in_double_quotes
+from extract_load.identifiers import TableName, columns_sql, quoted_name
 from extract_load.type_contract import LOADED_AT
 
 
@@ -57,7 +57,7 @@ def rename_columns(table: TableName, renames: dict[str, str]) -> tuple[Ddl, ...]
         _alter(
             table,
             sql.SQL("RENAME COLUMN {} TO {}").format(sql.Identifier(old), sql.Identifier(new)),
-            f"rename column {in_double_quotes(old)} to {in_double_quotes(new)}",
+            f"rename column {quoted_name(old)} to {quoted_name(new)}",
         )
         for old, new in steps
     )
@@ -70,7 +70,7 @@ def add_column(
     added = _alter(
         table,
         sql.SQL("ADD COLUMN {} {}").format(sql.Identifier(name), sql.SQL(type_text)),
-        f"add column {in_double_quotes(name)} {type_text}",
+        f"add column {quoted_name(name)} {type_text}",
     )
     if comment is None:
         return (added,)
@@ -78,7 +78,7 @@ def add_column(
         sql.SQL("COMMENT ON COLUMN {} IS {}").format(
             sql.Identifier(*table.parts, name), sql.Literal(comment)
         ),
-        f"comment on column {table}.{in_double_quotes(name)}",
+        f"comment on column {table}.{quoted_name(name)}",
     )
     return (added, commented)
 
@@ -93,12 +93,12 @@ def add_loaded_at(table: TableName) -> tuple[Ddl, ...]:
         _alter(
             table,
             sql.SQL("ADD COLUMN {} timestamptz NOT NULL DEFAULT now()").format(name),
-            f"add column {in_double_quotes(LOADED_AT)} timestamptz not null default now()",
+            f"add column {quoted_name(LOADED_AT)} timestamptz not null default now()",
         ),
         _alter(
             table,
             sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name),
-            f"alter column {in_double_quotes(LOADED_AT)} drop default",
+            f"alter column {quoted_name(LOADED_AT)} drop default",
         ),
     )
 
@@ -110,7 +110,7 @@ def retype(table: TableName, name: str, type_text: str, *, is_slow: bool) -> Ddl
         sql.SQL("ALTER COLUMN {name} TYPE {type} USING CAST({name} AS {type})").format(
             name=sql.Identifier(name), type=sql.SQL(type_text)
         ),
-        f"alter column {in_double_quotes(name)} type {type_text}",
+        f"alter column {quoted_name(name)} type {type_text}",
         is_slow=is_slow,
     )
 
@@ -120,7 +120,7 @@ def drop_not_null(table: TableName, name: str) -> Ddl:
     return _alter(
         table,
         sql.SQL("ALTER COLUMN {} DROP NOT NULL").format(sql.Identifier(name)),
-        f"alter column {in_double_quotes(name)} drop not null",
+        f"alter column {quoted_name(name)} drop not null",
     )
 
 
@@ -129,7 +129,7 @@ def set_not_null(table: TableName, name: str) -> Ddl:
     return _alter(
         table,
         sql.SQL("ALTER COLUMN {} SET NOT NULL").format(sql.Identifier(name)),
-        f"alter column {in_double_quotes(name)} set not null",
+        f"alter column {quoted_name(name)} set not null",
         is_slow=True,
     )
 
@@ -139,7 +139,7 @@ def drop_key(table: TableName, constraint: str) -> Ddl:
     return _alter(
         table,
         sql.SQL("DROP CONSTRAINT {} RESTRICT").format(sql.Identifier(constraint)),
-        f"drop constraint {in_double_quotes(constraint)}",
+        f"drop constraint {quoted_name(constraint)}",
     )
 
 
@@ -148,7 +148,7 @@ def add_key(table: TableName, key: tuple[str, ...]) -> Ddl:
     return _alter(
         table,
         sql.SQL("ADD PRIMARY KEY ({})").format(columns_sql(key)),
-        f"add primary key ({', '.join(map(in_double_quotes, key))})",
+        f"add primary key ({', '.join(map(quoted_name, key))})",
         is_slow=True,
     )
 

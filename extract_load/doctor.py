@@ -39,7 +39,7 @@ from extract_load.server_rules import (
     tls_findings,
     version_finding,
 )
-from extract_load.source_table import read_source_table
+from extract_load.source_table import near_name, read_source_table
 from extract_load.table_rules import (
     SourceTableFacts,
     extension_findings,
@@ -302,7 +302,8 @@ class Doctor:
 def _read_source_facts(session: Session, table: TableSettings) -> SourceTableFacts:
     name = table.source
     if read_table(session, name) is None:
-        return SourceTableFacts(None, read_schemas(session, [name.schema]))
+        rights = read_schemas(session, [name.schema])
+        return SourceTableFacts(None, rights, near_name=near_name(session, name))
     schema = read_source_table(session, name)
     relations = {schema.oid: name, **{leaf.oid: leaf.name for leaf in schema.leaves}}
     return SourceTableFacts(

@@ -104,7 +104,7 @@ def check_name(name: str) -> str:
 
 
 def quoted_name(name: str) -> str:
-    """Returns a name as SQL reads it, always in quotes: for statements that people run.
+    """Returns a name as SQL reads it, always in quotes.
 
     Example:
         >>> print(quoted_name('my "own" users'))
@@ -121,18 +121,8 @@ def quoted(name: str) -> str:
         ('users', '"my users"')
     """
     if re.search(r'[".\s]', name):
-        return in_double_quotes(name)
+        return quoted_name(name)
     return name
-
-
-def in_double_quotes(name: str) -> str:
-    """Returns a name as SQL may always write it.
-
-    Example:
-        >>> in_double_quotes('my "users')
-        '"my ""users"'
-    """
-    return '"' + name.replace('"', '""') + '"'
 
 
 def columns_sql(names: Iterable[str], alias: str = "") -> sql.Composed:

@@ -9,7 +9,7 @@ from psycopg2 import sql
 from extract_load.catalog import Leaf
 from extract_load.connection import Session
 from extract_load.errors import SnapshotLost, SourceError
-from extract_load.identifiers import in_double_quotes
+from extract_load.identifiers import quoted_name
 from extract_load.sql import queries
 
 _GONE = ("42P01", "3F000")
@@ -89,7 +89,7 @@ def use_path(reader: Session, search_path: tuple[str, ...]) -> None:
 
 def _path(search_path: tuple[str, ...]) -> sql.Composable:
     """As a value of SET LOCAL the whole list would be taken for one name."""
-    path = ", ".join(map(in_double_quotes, search_path))
+    path = ", ".join(map(quoted_name, search_path))
     return sql.SQL("SELECT set_config('search_path', {}, true)").format(sql.Literal(path))
 
 

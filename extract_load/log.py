@@ -1,6 +1,6 @@
 """Log lines: key=value, with the run and the table on every one.
 
-2026-11-22T02:00:14Z INFO  published run=1f3a table=public.orders rows=8123
+2026-11-22T02:00:14Z INFO  published run=1f3a table=public.orders raw_table=raw_data.orders
 """
 
 import json

@@ -3,7 +3,7 @@
 from typing import Any
 
 from extract_load.chunking import WholeTable
-from extract_load.config import duration_text
+from extract_load.config import SyncMode, duration_text
 from extract_load.dbt_models import Models
 from extract_load.errors import SchemaMismatch
 from extract_load.extract import Estimate
@@ -98,10 +98,10 @@ def plans_as_text(planned: tuple[PlannedTable, ...], models: Models) -> str:
             f"{shown['estimated_rows']:,}",
             bytes_text(shown["estimated_bytes_sent"]),
             f"{shown['estimated_seconds']:.1f}",
-            shown["baseline_reason"] or f"from {shown['window']['low']}",
+            _why(table.plan),
         ]
-        for shown in shown_all
-        if not shown["error"]
+        for table, shown in zip(planned, shown_all, strict=True)
+        if table.plan is not None and not shown["error"]
     ]
     heads = ["table", "raw table", "target", "mode", "publish", "chunks", "rows ~", "bytes ~"]
     text = text_table([*heads, "seconds ~", "why"], rows, right_from=5, wrap_last=True)
@@ -121,6 +121,13 @@ def plans_as_text(planned: tuple[PlannedTable, ...], models: Models) -> str:
         )
     )
     return f"{text}{notes}{errors}{readers}\nNothing was changed."
+
+
+def _why(plan: TablePlan) -> str:
+    """Why all rows are read, or from where on: `from updated_at 2026-11-22`, `from xmin 736`."""
+    follows_cursor = plan.settings.sync_mode is SyncMode.INCREMENTAL_SYNC
+    column = plan.settings.incremental_field if follows_cursor else "xmin"
+    return plan.baseline_reason or f"from {column} {plan.window.low}"
 
 
 def statuses_as_text(statuses: tuple[TableStatus, ...]) -> str:

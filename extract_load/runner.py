@@ -200,7 +200,8 @@ class Run:
             return result
         if self._options.workers:
             table = replace(table, parallel_workers=self._options.workers)
-        with log.bound(run=self.run_id, table=table.source.written, target=table.target_connection):
+        names = {"table": table.source.written, "raw_table": table.target.written}
+        with log.bound(run=self.run_id, **names, target=table.target_connection):
             try:
                 with self._memory.granted(table.memory_limit_mb):
                     return self._landed(table, result, shared)

@@ -1,5 +1,6 @@
 """A source table as it can be landed: of which kind, and from which relations it is read."""
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,10 +19,13 @@ from extract_load.catalog import (
 from extract_load.connection import Session, set_local
 from extract_load.errors import SourceError
 from extract_load.identifiers import TableName
+from extract_load.sql import queries
 
 _PLAIN = "r"
 _PATIENCE = "1s"
 """How long all wait for a lock on one of them."""
+_ALIKE = 0.8
+"""How alike two tables' names are of which one is taken for a slip (difflib's ratio): `user`."""
 
 logger = log.get_logger(__name__)
 
@@ -95,9 +99,22 @@ def _required(
     where = session.parameters
     raise SourceError(
         f'there is no table {name.said} in source "{where.conn_id}"',
-        f"Looked in {where.address}.",
+        f"Looked in {where.address}.{near_name(session, name)}",
         "Check the name: case is never folded. The role also needs USAGE on the schema.",
     )
+
+
+def near_name(session: Session, name: TableName) -> str:
+    """Returns a question, where the source has a table of almost the name that it lacks.
+
+    It begins with a space: ' Did you mean "public.users"?'.
+    """
+    wanted = {"schema": name.schema, "table": name.table}
+    near: dict[str, TableName] = {}
+    for schema, table in session.execute(queries("catalog")["near_tables"], wanted, about([name])):
+        near.setdefault(table.lower(), TableName(schema, table))
+    alike = difflib.get_close_matches(name.table.lower(), near, n=1, cutoff=_ALIKE)
+    return f" Did you mean {near[alike[0]].said}?" if alike else ""
 
 
 def read_source_tables(

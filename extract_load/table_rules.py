@@ -28,6 +28,8 @@ class SourceTableFacts:
     """On its schema, and on those of its partitions."""
     row_security: tuple[str, ...] = ()
     """Relations of it of which policies hide rows from the role."""
+    near_name: str = ""
+    """A question about a table of almost its name, where there is none of this."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def source_findings(
             Severity.ERROR,
             Code.NO_SUCH_TABLE,
             f"there is no table {settings.source.said}",
-            f"Looked in {where.address}.",
+            f"Looked in {where.address}.{facts.near_name}",
             'Mend "source"; case is never folded, and every capital counts.',
         )
         return

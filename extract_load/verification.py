@@ -95,7 +95,8 @@ class Verification:
         )
 
     def _look_at(self, table: TableSettings) -> TableVerdict:
-        with log.bound(table=table.source.written, target=table.target_connection):
+        names = {"table": table.source.written, "raw_table": table.target.written}
+        with log.bound(**names, target=table.target_connection):
             try:
                 return self._looked_at(table)
             except Exception as exc:

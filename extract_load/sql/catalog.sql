@@ -130,6 +130,25 @@ inner join pg_class as class on class.oid = used.oid
 where class.relkind in ('r', 'm') and class.relfilenode <> 0
 order by used.leaf, class.oid
 
+-- name: near_tables
+-- Relations with rows that share their schema or, but for case, their name with one that is not
+-- there; those that the role may enter, of the same name first, then of the same schema.
+select
+    namespace.nspname::text,
+    class.relname::text
+from pg_class as class
+inner join pg_namespace as namespace on namespace.oid = class.relnamespace
+where
+    class.relkind in ('r', 'p', 'v', 'm', 'f')
+    and (namespace.nspname = %(schema)s or lower(class.relname) = lower(%(table)s))
+    and has_schema_privilege(namespace.oid, 'usage')
+order by
+    lower(class.relname) <> lower(%(table)s),
+    namespace.nspname <> %(schema)s,
+    namespace.nspname,
+    class.relname
+limit 1000
+
 -- name: children
 -- Tables that inherit from plain ones, each with its estimated rows.
 select

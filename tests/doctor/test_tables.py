@@ -1,5 +1,6 @@
 """`doctor` about tables: rights, row security, keys, cursors, kinds and types."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -98,9 +99,36 @@ def test_a_table_that_is_not_there_hides_no_other(items: Database, target: Datab
         Severity.ERROR,
         Code.NO_SUCH_TABLE,
         'there is no table "public.Items"',
+        'Did you mean "public.items"?',
         remedy="case is never folded",
     )
     assert ("note", "key_not_proved") in codes(found)
+
+
+@pytest.mark.parametrize(
+    ("written", "near"),
+    [
+        ("public.item", '"public.items"'),
+        ("public.Items", '"public.items"'),
+        ("sales.items", '"public.items"'),
+        ("sales.order", '"sales.Order"'),
+        ("public.nothing_like_it", None),
+        ("secret.hidden", None),
+    ],
+)
+def test_a_table_of_almost_that_name_is_told(
+    items: Database, target: Database, written: str, near: str | None
+) -> None:
+    items.execute(
+        'CREATE SCHEMA sales; CREATE SCHEMA secret; CREATE TABLE sales."Order" (a int);'
+        "CREATE TABLE secret.hiddens (a int)"
+    )
+    role = new_role(items, grants="GRANT USAGE ON SCHEMA sales TO {role}")
+
+    found = diagnose(role, target, {"source": written, "target": "raw_data.absent"})
+
+    [finding] = [finding for finding in found.findings if finding.code is Code.NO_SUCH_TABLE]
+    assert re.findall(r"Did you mean (.*)\?", finding.detail) == ([near] if near else [])
 
 
 @pytest.mark.parametrize(

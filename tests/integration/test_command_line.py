@@ -1,6 +1,7 @@
 """`extract-load` as a process: what it prints, its JSON, its exit status, its errors."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -149,6 +150,7 @@ def test_run_prints_a_report_for_people(users: Database, target: Database, tmp_p
     assert "published run=" in done.stderr
     loading = [line for line in done.stderr.splitlines() if " loading run=" in line]
     assert len(loading) == 2
+    assert " table=public.users raw_table=raw_data.digitalocean_users " in loading[1]
     assert " rows=1000 rows_per_second=" in loading[1]
 
 
@@ -170,6 +172,25 @@ def test_plan_touches_nothing(users: Database, target: Database, tmp_path: Path)
     text = extract_load("plan", "--config", str(path), environment=environment(users, target))
     assert "first load" in text.stdout
     assert "Nothing was changed." in text.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"sync_mode": "full_sync"}, r"from xmin \d+"),
+        ({"sync_mode": "xmin_incremental"}, r"from xmin \d+"),
+        ({"sync_mode": "incremental_sync", "incremental_field": "id"}, r"from id 1000"),
+    ],
+)
+def test_plan_says_from_where_on_a_delta_is_read(
+    users: Database, target: Database, tmp_path: Path, settings: dict[str, str], why: str
+) -> None:
+    path = write_settings(tmp_path / "tables.yml", {**USERS, **settings})
+    run_json(path, users, target)
+
+    plan = extract_load("plan", "--config", str(path), environment=environment(users, target))
+
+    assert re.search(rf"{why}$", plan.stdout, re.MULTILINE), plan.stdout
 
 
 def test_status_and_reset(users: Database, target: Database, tmp_path: Path) -> None:
@@ -369,12 +390,13 @@ def test_a_selection_that_selects_nothing(
 
 
 def test_a_table_that_is_not_there(users: Database, target: Database, tmp_path: Path) -> None:
-    absent = {"source": "public.absent", "target": "raw_data.absent"}
+    absent = {"source": "public.user", "target": "raw_data.absent"}
     path = write_settings(tmp_path / "tables.yml", absent, USERS)
 
     done = extract_load("run", "--config", str(path), environment=environment(users, target))
 
-    assert_error(done, 1, 'there is no table "public.absent" in source "digitalocean_postgres"')
+    assert_error(done, 1, 'there is no table "public.user" in source "digitalocean_postgres"')
+    assert 'Did you mean "public.users"?' in done.stdout
     assert "1 of 2 failed" in done.stdout
     assert_equal(users, target, USERS)
     assert target.execute("SELECT count(*) FROM pg_class WHERE relname = 'absent'") == [(0,)]
