@@ -64,14 +64,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scale", type=float, default=0.2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", action="append", choices=WAYS, metavar="WAY", help=", ".join(WAYS))
     options = parser.parse_args()
+    ways = {name: WAYS[name] for name in options.only or WAYS}
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     with stand() as servers:
         rows = round(USERS.rows * options.scale)
         servers.ask(servers.source, f"{USERS.create};\n{USERS.fill(rows)}")
         for _ in range(options.rounds):
             seconds[PSQL].append(by_psql(servers, USERS).seconds)
-            for name, choices in WAYS.items():
+            for name, choices in ways.items():
                 seconds[name].append(_seconds(servers, choices, rows))
     theirs = statistics.median(seconds[PSQL])
     for name, each in seconds.items():
