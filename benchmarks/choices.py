@@ -64,7 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scale", type=float, default=0.2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", action="append", choices=WAYS, metavar="WAY", help=", ".join(WAYS))
+    known = "; ".join(WAYS)
+    parser.add_argument("--only", action="append", choices=WAYS, metavar="WAY", help=known)
     options = parser.parse_args()
     ways = {name: WAYS[name] for name in options.only or WAYS}
     seconds: defaultdict[str, list[float]] = defaultdict(list)
