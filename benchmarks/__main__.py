@@ -10,19 +10,25 @@ import argparse
 import itertools
 import os
 import platform
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
 from benchmarks.cases import CASES, PEER_CASES, QUICK
-from benchmarks.figures import Figures, as_chart, as_markdown, as_rows, rows_in
-from benchmarks.stand import Stand, stand
+from benchmarks.figures import (
+    Figures,
+    as_chart,
+    as_markdown,
+    as_rows,
+    figures_in,
+    rows_in,
+    with_figures,
+)
+from benchmarks.stand import Stand, major_of, stand
 from benchmarks.tables import EVENTS, SMALL_TABLES, USERS, WIDE, small
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
-_WRITTEN = re.compile(r"(<!-- begin of figures -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -37,12 +43,23 @@ def main() -> None:
     parser.add_argument(
         "--write", action="store_true", help="put the figures into docs/performance.md"
     )
+    parser.add_argument(
+        "--programs",
+        type=lambda text: Path(text).absolute(),
+        help="of other servers: /usr/lib/postgresql/15/bin",
+    )
     options = parser.parse_args()
+    try:
+        major = major_of(options.programs)
+        if options.write:
+            figures_in(PAGE.read_text(encoding="utf-8"), major)
+    except (ValueError, LookupError) as exc:
+        parser.error(str(exc))
     cases = QUICK if options.quick else (*CASES, *PEER_CASES) if options.peers else CASES
     only = options.only or [""]
     chosen = [case for case in cases if any(part in case.name for part in only)]
     peer_scale = options.scale / 10 if options.peer_scale is None else options.peer_scale
-    with stand() as servers:
+    with stand(options.programs) as servers:
         for case in chosen:
             scale = peer_scale if case in PEER_CASES else options.scale
             _make_tables(servers, scale, case.name)
@@ -50,7 +67,7 @@ def main() -> None:
             figures = Figures(case.name, case.reference, case.limit, tuple(pairs[1:]))
             print(figures.as_line(), flush=True)
             if options.write:
-                _write(as_rows([figures], _measured(options.pairs, scale)))
+                _write(as_rows([figures], _measured(options.pairs, scale)), major)
 
 
 def _measured(pairs: int, scale: float) -> str:
@@ -59,13 +76,13 @@ def _measured(pairs: int, scale: float) -> str:
     return f"{now:%Y-%m-%d}, {pairs} pairs, scale {scale:g}, Python {version}"
 
 
-def _write(new: dict[str, str]) -> None:
+def _write(new: dict[str, str], major: int) -> None:
     """Puts rows of cases in the place of their old ones; the others stay."""
     page = PAGE.read_text(encoding="utf-8")
-    known = rows_in(page) | new
+    known = rows_in(figures_in(page, major)) | new
     rows = {case.name: known[case.name] for case in (*CASES, *PEER_CASES) if case.name in known}
-    text = f"{_machine()}\n\n{as_markdown(rows)}\n{as_chart(rows)}"
-    PAGE.write_text(_WRITTEN.sub(lambda m: f"{m[1]}\n{text}\n{m[2]}", page), encoding="utf-8")
+    text = f"\n{_machine(major)}\n\n{as_markdown(rows)}\n{as_chart(rows)}\n"
+    PAGE.write_text(with_figures(page, major, text), encoding="utf-8")
 
 
 def _make_tables(servers: Stand, scale: float, case: str) -> None:
@@ -81,9 +98,10 @@ def _make_tables(servers: Stand, scale: float, case: str) -> None:
         servers.ask(servers.source, "CREATE INDEX ON public.users (updated_at)")
 
 
-def _machine() -> str:
+def _machine(major: int) -> str:
     memory = psutil.virtual_memory().total / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, PostgreSQL 18 to 18."
+    versions = f"PostgreSQL {major} to {major}"
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, {versions}."
 
 
 if __name__ == "__main__":

@@ -87,6 +87,32 @@ def rows_in(text: str) -> dict[str, str]:
     return {match["name"]: match[0] for match in _ROW.finditer(text)}
 
 
+def figures_in(page: str, major: int) -> str:
+    """Returns the part of a page that holds the figures of servers of a major version.
+
+    Raises:
+        LookupError: If the page has none.
+    """
+    return _part(page, major)[2]
+
+
+def with_figures(page: str, major: int, text: str) -> str:
+    """Returns a page with other figures of servers of a major version.
+
+    Raises:
+        LookupError: If the page has no place for them.
+    """
+    part = _part(page, major)
+    return f"{page[: part.start(2)]}{text}{page[part.end(2) :]}"
+
+
+def _part(page: str, major: int) -> re.Match[str]:
+    begin, end = (f"<!-- {at} of figures, PostgreSQL {major} -->" for at in ("begin", "end"))
+    if part := re.search(rf"({begin}\n)(.*?){end}", page, re.DOTALL):
+        return part
+    raise LookupError(f'the page has no "{begin}" with its end')
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 

@@ -1,6 +1,7 @@
 """The test stand: two servers of one's own, and what a program costs both of them and itself."""
 
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -27,7 +28,9 @@ SETTINGS = {
     "maintenance_work_mem": "256MB",
     "autovacuum": "off",  # it would work for the one and not for the other
 }
-PSQL = str(bin_dir(18) / "psql")
+MAJOR = 18
+"""The servers' version, unless another build's programs are asked for."""
+PSQL = str(bin_dir(MAJOR) / "psql")
 LIMIT_SECONDS = 3600
 """After so long a program that is measured is killed."""
 ALONE_SECONDS = 10
@@ -156,14 +159,18 @@ class Stand:
 
 
 @contextmanager
-def stand() -> Iterator[Stand]:
-    """Yields two new servers; they and their data are gone afterwards."""
+def stand(programs: Path | None = None) -> Iterator[Stand]:
+    """Yields two new servers; they and their data are gone afterwards.
+
+    Args:
+        programs: Directory of another build's initdb, pg_ctl and postgres.
+    """
     directory = Path(tempfile.mkdtemp(prefix="benchmark-"))
     directory.chmod(0o755)
     servers = []
     try:
-        servers.append(new_server(directory, "source"))
-        servers.append(new_server(directory, "target"))
+        servers.append(new_server(directory, "source", programs))
+        servers.append(new_server(directory, "target", programs))
         yield Stand(directory, *servers)
     finally:
         for server in servers:
@@ -171,13 +178,31 @@ def stand() -> Iterator[Stand]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def new_server(directory: Path, name: str) -> EmbeddedServer:
+def new_server(directory: Path, name: str, programs: Path | None = None) -> EmbeddedServer:
     """Returns a server that runs; whoever asked for it stops it."""
     (port,) = free_ports(1)
-    server = EmbeddedServer(18, directory / name, port, SETTINGS)
+    server = EmbeddedServer(major_of(programs), directory / name, port, SETTINGS, programs)
     server.create(PASSWORD)
     server.start()
     return server
+
+
+def major_of(programs: Path | None) -> int:
+    """Returns the major version of a build.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if programs is None:
+        return MAJOR
+    try:
+        asked = [str(programs / "postgres"), "--version"]
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise ValueError(f'no "postgres" runs in "{programs}": {exc}') from exc
+    if not (version := re.search(r"\(PostgreSQL\) (\d+)", told)):
+        raise ValueError(f'"{programs}/postgres" is not PostgreSQL: {told.strip()}')
+    return int(version[1])
 
 
 def uri_of(server: EmbeddedServer) -> str:

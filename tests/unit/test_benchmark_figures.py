@@ -1,6 +1,17 @@
 """The page of figures: a new run puts its own rows in the place of the old ones."""
 
-from benchmarks.figures import HEADS, Figures, as_chart, as_markdown, as_rows, rows_in
+import pytest
+
+from benchmarks.figures import (
+    HEADS,
+    Figures,
+    as_chart,
+    as_markdown,
+    as_rows,
+    figures_in,
+    rows_in,
+    with_figures,
+)
 from benchmarks.stand import Cost
 
 
@@ -52,3 +63,25 @@ def test_the_longest_bar_has_room() -> None:
     rows = as_rows([figures("every row", 2.8, 2.5), figures("idle", 0.1)], "today")
 
     assert '"ratio" 0 --> 3\n' in as_chart(rows)
+
+
+PAGE = """Before.
+<!-- begin of figures, PostgreSQL 18 -->
+old
+<!-- end of figures, PostgreSQL 18 -->
+<!-- begin of figures, PostgreSQL 15 -->
+<!-- end of figures, PostgreSQL 15 -->
+"""
+
+
+def test_each_version_of_the_servers_has_its_own_figures() -> None:
+    page = with_figures(PAGE, 15, "new\n")
+
+    assert figures_in(page, 15) == "new\n"
+    assert figures_in(page, 18) == "old\n"
+    assert page == PAGE.replace("15 -->\n<!--", "15 -->\nnew\n<!--")
+
+
+def test_a_page_without_a_place_for_a_version_is_told() -> None:
+    with pytest.raises(LookupError, match='no "<!-- begin of figures, PostgreSQL 14 -->"'):
+        with_figures(PAGE, 14, "new\n")

@@ -2,10 +2,12 @@
 
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks import stand
+from demo.embedded_server import bin_dir
 
 PYTHON = sys.executable
 
@@ -35,3 +37,21 @@ def test_a_program_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RuntimeError, match=r"was killed, as after 0\.5 s"):
         stand.run_beside([[[PYTHON, "-c", "import time; time.sleep(60)"]]], {})
     assert time.monotonic() - started < 20
+
+
+def test_another_build_tells_its_version() -> None:
+    assert stand.major_of(bin_dir(16)) == 16
+    assert stand.major_of(None) == stand.MAJOR
+
+
+def test_a_directory_without_a_server_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='no "postgres" runs in'):
+        stand.major_of(tmp_path)
+
+
+def test_a_program_that_is_no_server_is_told(tmp_path: Path) -> None:
+    program = tmp_path / "postgres"
+    program.write_text("#!/bin/sh\necho another program")
+    program.chmod(0o755)
+    with pytest.raises(ValueError, match='postgres" is not PostgreSQL: another program'):
+        stand.major_of(tmp_path)
