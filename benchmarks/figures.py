@@ -110,7 +110,7 @@ def _part(page: str, major: int) -> re.Match[str]:
     begin, end = (f"<!-- {at} of figures, PostgreSQL {major} -->" for at in ("begin", "end"))
     if part := re.search(rf"({begin}\n)(.*?){end}", page, re.DOTALL):
         return part
-    raise LookupError(f'the page has no "{begin}" with its end')
+    raise LookupError(f'the page has no "{begin}"; write it and "{end}" where they belong')
 
 
 def _line(cells: Sequence[str]) -> str:

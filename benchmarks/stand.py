@@ -199,7 +199,8 @@ def major_of(programs: Path | None) -> int:
         asked = [str(programs / "postgres"), "--version"]
         told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError) as exc:
-        raise ValueError(f'no "postgres" runs in "{programs}": {exc}') from exc
+        hint = "name a directory with initdb, pg_ctl and postgres"
+        raise ValueError(f'no "postgres" runs in "{programs}": {exc}; {hint}') from exc
     if not (version := re.search(r"\(PostgreSQL\) (\d+)", told)):
         raise ValueError(f'"{programs}/postgres" is not PostgreSQL: {told.strip()}')
     return int(version[1])

@@ -83,5 +83,5 @@ def test_each_version_of_the_servers_has_its_own_figures() -> None:
 
 
 def test_a_page_without_a_place_for_a_version_is_told() -> None:
-    with pytest.raises(LookupError, match='no "<!-- begin of figures, PostgreSQL 14 -->"'):
+    with pytest.raises(LookupError, match='no "<!-- begin of figures, PostgreSQL 14 -->"; write'):
         with_figures(PAGE, 14, "new\n")
