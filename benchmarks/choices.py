@@ -1,4 +1,4 @@
-"""What each choice of the stream is worth: the bare COPY pipe, without guarantees, varied.
+"""What each choice of the stream is worth: the bare stream, without guarantees, varied.
 
     python -m benchmarks.choices --scale 0.2 --rounds 5
 
@@ -7,7 +7,6 @@ gains what (docs/decisions/0013).
 """
 
 import argparse
-import os
 import statistics
 import threading
 import time
@@ -21,7 +20,14 @@ import psycopg2
 from benchmarks.stand import Stand, stand
 from benchmarks.tables import USERS
 from benchmarks.ways import by_psql
-from extract_load.stream import CopyStats, move
+from extract_load.batch_thread import be_batch
+from extract_load.connection import COPY_READ_BYTES
+from extract_load.copy_frames import FramesIn, FramesOut
+from extract_load.stream import move_by_libpq
+from extract_load.stream_watch import CopyStats, require_equal
+from extract_load.wire import wire_of
+
+Cursor = psycopg2.extensions.cursor
 
 COPY_IN = "COPY public.users FROM STDIN (FORMAT {format})"
 KEY = "ALTER TABLE public.users ADD PRIMARY KEY (id)"
@@ -35,7 +41,8 @@ class Choices:
 
     workers: int = 2
     chunk_rows: int = CHUNK_ROWS
-    read_bytes: int = 1 << 18
+    is_by_libpq: bool = False
+    """Whether each row goes through libpq, and a pipe between two threads."""
     format: str = "binary"
     is_durable: bool = False
     """Whether each chunk's commit waits for the disk."""
@@ -51,7 +58,7 @@ WAYS = {
     "2 processes": Choices(is_in_processes=True),
     "1 worker, one chunk": Choices(workers=1, chunk_rows=1 << 40),
     "chunks of 10k rows": Choices(chunk_rows=10_000),
-    "reads of 8 KiB": Choices(read_bytes=1 << 13),
+    "by libpq": Choices(is_by_libpq=True),
     "text": Choices(format="text"),
     "woken at once": Choices(is_woken_at_once=True),
     "each commit flushed": Choices(is_durable=True),
@@ -108,12 +115,14 @@ _worker = threading.local()
 
 def _connect(source_uri: str, target_uri: str, choices: Choices) -> None:
     _worker.choices = choices
+    if not choices.is_woken_at_once:
+        be_batch()
     _worker.source, _worker.target = _cursor(source_uri), _cursor(target_uri)
     if not choices.is_durable:
         _worker.target.execute("SET synchronous_commit = off")
 
 
-def _cursor(uri: str) -> "psycopg2.extensions.cursor":
+def _cursor(uri: str) -> Cursor:
     connection = psycopg2.connect(uri)
     connection.autocommit = True
     return connection.cursor()
@@ -128,17 +137,32 @@ def _copy(blocks: tuple[int, int]) -> CopyStats:
         f" TO STDOUT (FORMAT {choices.format})"
     )
 
+    into = COPY_IN.format(format=choices.format)
+    copy = _copy_by_libpq if choices.is_by_libpq else _copy_below_libpq
+    return copy(source, query, target, into)
+
+
+def _copy_below_libpq(source: Cursor, query: str, target: Cursor, into: str) -> CopyStats:
+    source.execute("BEGIN")
+    with wire_of(source.connection) as reader, wire_of(target.connection) as writer:
+        frames = FramesOut(reader, query.encode())
+        taken = FramesIn(writer, frames.pass_on).take(target, into.encode())
+    source.execute("COMMIT")
+    require_equal(frames.rows, taken)
+    return CopyStats(frames.rows, frames.bytes)
+
+
+def _copy_by_libpq(source: Cursor, query: str, target: Cursor, into: str) -> CopyStats:
     def copy_out(stream: Any) -> int:
-        if choices.is_woken_at_once:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         source.copy_expert(query, stream)
+        stream.flush()
         return int(source.rowcount)
 
     def copy_in(stream: Any) -> int:
-        target.copy_expert(COPY_IN.format(format=choices.format), stream, choices.read_bytes)
+        target.copy_expert(into, stream, COPY_READ_BYTES)
         return int(target.rowcount)
 
-    return move(copy_out, copy_in)
+    return move_by_libpq(copy_out, copy_in)
 
 
 if __name__ == "__main__":

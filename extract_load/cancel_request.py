@@ -8,17 +8,16 @@ the lock go.
 
 import ctypes
 import weakref
-from typing import Any
 
-from psycopg2 import _psycopg, extensions
+from psycopg2 import extensions
 
-_libpq: Any = ctypes.CDLL(_psycopg.__file__)
-"""What psycopg2 was linked with: a library finds the functions of those it needs (dlsym(3))."""
-_libpq.PQgetCancel.argtypes = [ctypes.c_void_p]
-_libpq.PQgetCancel.restype = ctypes.c_void_p
-_libpq.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
-_libpq.PQfreeCancel.argtypes = [ctypes.c_void_p]
-_libpq.PQfreeCancel.restype = None
+from extract_load.libpq import LIBPQ
+
+LIBPQ.PQgetCancel.argtypes = [ctypes.c_void_p]
+LIBPQ.PQgetCancel.restype = ctypes.c_void_p
+LIBPQ.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
+LIBPQ.PQfreeCancel.argtypes = [ctypes.c_void_p]
+LIBPQ.PQfreeCancel.restype = None
 _MESSAGE_BYTES = 256
 """What libpq recommends for its message (manual, "Canceling Queries in Progress")."""
 
@@ -28,9 +27,9 @@ class CancelRequest:
 
     def __init__(self, connection: extensions.connection) -> None:
         """Takes what the request needs: it may be sent while `connection` is closed."""
-        self._handle = _libpq.PQgetCancel(connection.pgconn_ptr)
+        self._handle = LIBPQ.PQgetCancel(connection.pgconn_ptr)
         # Not at exit: a thread may still wait for a server there.
-        weakref.finalize(self, _libpq.PQfreeCancel, self._handle).atexit = False
+        weakref.finalize(self, LIBPQ.PQfreeCancel, self._handle).atexit = False
 
     def send(self) -> None:
         """Sends the request, and waits until the server took it, or cannot be reached.
@@ -38,4 +37,4 @@ class CancelRequest:
         Whether it came in time to end anything is never told (manual, "Canceling Requests in
         Progress").
         """
-        _libpq.PQcancel(self._handle, ctypes.create_string_buffer(_MESSAGE_BYTES), _MESSAGE_BYTES)
+        LIBPQ.PQcancel(self._handle, ctypes.create_string_buffer(_MESSAGE_BYTES), _MESSAGE_BYTES)

@@ -4,20 +4,21 @@ import io
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 from extract_load import lease
 from extract_load.chunking import Chunk
 from extract_load.config import TableSettings
 from extract_load.connection import NOT_DURABLE, Session
 from extract_load.connection_parameters import ConnectionParameters
+from extract_load.copies import CopyFrom, CopyTo
 from extract_load.errors import LeftBehind
-from extract_load.extract import copy_out_query, holding_chunk
-from extract_load.load import Load, copy_from, copy_in_query, pace_of
+from extract_load.extract import copy_out_query, gives_rows_only, holding_chunk
+from extract_load.load import Load, copy_in_query, move_rows, pace_of
 from extract_load.resume import part_of
 from extract_load.shared_read import NotKept, SharedRead
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import CopyStats, PipeWriter, StreamWatch, move
+from extract_load.stream import PipeWriter, move_by_libpq
+from extract_load.stream_watch import CopyStats, StreamWatch
 from extract_load.tee import Tee
 
 
@@ -27,6 +28,8 @@ def load_chunk(
     load: Load,
     chunk: Chunk,
     shared: SharedRead | None = None,
+    *,
+    may_go_below: bool = True,
 ) -> CopyStats | None:
     """Returns what a chunk brought, or None when an earlier attempt had loaded it.
 
@@ -38,10 +41,10 @@ def load_chunk(
         load: The table.
         chunk: What of it.
         shared: Where targets meet that read the same; None: this one reads by itself.
+        may_go_below: Whether rows may pass below libpq.
     """
     plan = load.plan
-    doing = _doing(chunk)
-    copy_in = copy_in_query(plan, plan.scratch)
+    copy_from = CopyFrom(session, copy_in_query(plan, plan.scratch), _doing(chunk))
     reads_alone = shared is None or shared.is_alone(*_asked(load, chunk))
     with (
         shared.turn if reads_alone and shared is not None else nullcontext(),
@@ -52,13 +55,17 @@ def load_chunk(
             return None
         if shared is None or reads_alone:
             with source.reader_of(chunk.leaf) as reader:
-                copy_out = partial(_copy_out, source, load, chunk, reader)
-                stats = copy_from(reader, copy_out, source, session, copy_in, doing)
+                stats = move_rows(
+                    _copy_to(source, load, chunk, reader),
+                    copy_from,
+                    source,
+                    may_go_below=may_go_below and gives_rows_only(plan, chunk.leaf),
+                )
         else:
             part = _Part(source, load, chunk, shared)
-            stats = move(
+            stats = move_by_libpq(
                 part.copy_out,
-                lambda stream: session.copy(copy_in, stream, doing),
+                copy_from.read,
                 part.watch(session),
             )
         load.checkpoints.complete(session, chunk.number, rows=stats.rows, bytes_=stats.bytes)
@@ -80,18 +87,14 @@ def read_text(load: Load, chunk: Chunk) -> str:
     return f"{load.snapshot.id} {copy_out_query(load.plan, chunk)!r}"
 
 
-def _copy_out(
-    source: SourceSnapshot,
-    load: Load,
-    chunk: Chunk,
-    reader: Session,
-    stream: "PipeWriter | io.BufferedWriter[Tee]",
-) -> int:
-    """Returns the rows of a chunk that a reader wrote into a stream."""
-    with holding_chunk(source, load.plan, chunk, reader):
-        rows = reader.copy(copy_out_query(load.plan, chunk), stream, _doing(chunk))
-        stream.flush()  # or the last bytes would wait until the lock is freed
-        return rows
+def _copy_to(source: SourceSnapshot, load: Load, chunk: Chunk, reader: Session) -> CopyTo:
+    """The COPY that reads a chunk."""
+    return CopyTo(
+        reader,
+        copy_out_query(load.plan, chunk),
+        _doing(chunk),
+        lambda: holding_chunk(source, load.plan, chunk, reader),
+    )
 
 
 def _doing(chunk: Chunk) -> str:
@@ -132,7 +135,7 @@ class _Part:
                 self.source.reader_of(self.chunk.leaf) as reader,
                 into.raw.read_by(reader, pace_of(self.source, reader)),
             ):
-                return _copy_out(self.source, self.load, self.chunk, reader, into)
+                return _copy_to(self.source, self.load, self.chunk, reader).write(into)
 
         try:
             return self.shared.copy(*self._asked, stream, read)

@@ -9,17 +9,19 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from extract_load import lease, log
+from extract_load.batch_thread import be_batch
 from extract_load.chunk_copy import end_part, load_chunk, member_of, read_text
 from extract_load.chunking import Chunk
 from extract_load.connection import ServerTransaction, Session
 from extract_load.connection_parameters import ConnectionParameters
+from extract_load.copy_frames import PROTOCOL_VIOLATION
 from extract_load.errors import ExtractLoadError, LockYielded, SnapshotLost, Yielded
 from extract_load.load import Load
 from extract_load.retry import attempt
 from extract_load.sessions import SessionRegistry
 from extract_load.shared_read import SharedRead
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import CopyStats
+from extract_load.stream_watch import CopyStats
 from extract_load.table_plan import TablePlan
 from extract_load.wide_rows import naming_large_values, naming_wide_columns, require_room
 
@@ -94,6 +96,7 @@ class ChunkLoading:
         self._counts = counts
         self._progress = progress
         self._lost: set[ServerTransaction] = set()
+        self._may_go_below = True
 
     def load(self, source: SourceSnapshot, load: Load, chunks: Sequence[Chunk]) -> None:
         """Loads every chunk, `parallel_workers` at a time; the first error stops the rest.
@@ -105,7 +108,7 @@ class ChunkLoading:
         workers = max(1, min(load.plan.settings.parallel_workers, _readable_at_once(chunks)))
         with (
             self._meeting(load, chunks),
-            ThreadPoolExecutor(workers, thread_name_prefix="chunk") as pool,
+            ThreadPoolExecutor(workers, "chunk", initializer=be_batch) as pool,
         ):
             futures = [
                 pool.submit(copy_context().run, self._load_chunk, source, load, chunk)
@@ -153,7 +156,9 @@ class ChunkLoading:
                 require_room(source, load.plan, chunk, is_alone=is_alone)
                 shared = None if is_alone else self._shared
                 with naming_large_values(source, load.plan, chunk):
-                    stats = load_chunk(session, source, load, chunk, shared)
+                    stats = load_chunk(
+                        session, source, load, chunk, shared, may_go_below=self._may_go_below
+                    )
             if self._shared is not None:
                 end_part(self._shared, load, chunk)
             return stats
@@ -163,7 +168,7 @@ class ChunkLoading:
         stats = attempt(
             lambda: _yielding(once),
             attempts=1 + load.plan.settings.max_retries,
-            on_retry=self._counts.add_retry,
+            on_retry=self._before_retry,
             unless=lambda error: isinstance(error, SnapshotLost),
         )
         self._counts.add_chunk()
@@ -178,6 +183,12 @@ class ChunkLoading:
                 },
             )
         self._progress(load.plan, self._counts)
+
+    def _before_retry(self, error: ExtractLoadError) -> None:
+        """Counts a retry; where messages were others than those expected, libpq is to read them."""
+        self._counts.add_retry(error)
+        if error.sqlstate == PROTOCOL_VIOLATION:
+            self._may_go_below = False
 
     @contextmanager
     def _worker_session(self) -> Iterator[Session]:

@@ -13,7 +13,7 @@ from extract_load.extract import count_rows
 from extract_load.fingerprint import fingerprint_of, is_altered
 from extract_load.load import Load
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import CopyStats
+from extract_load.stream_watch import CopyStats
 from extract_load.table_plan import TablePlan
 
 

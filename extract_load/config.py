@@ -274,7 +274,7 @@ class TableSettings:
     parallel_workers: Annotated[int, Field(ge=1, le=32)] = 1
     """Chunks of this table moved at the same time, each over connections of its own."""
     memory_limit_mb: Annotated[int, Field(ge=16)] = 256
-    """MiB. Accepted, without effect yet: the pipe bounds what is read ahead."""
+    """MiB the process may take while the table is landed (docs/how-to/land-large-rows.md)."""
     custom_where: Where | None = None
     """Only rows for which this SQL expression is true belong to the table."""
     search_path: Schemas = DEFAULT_SEARCH_PATH

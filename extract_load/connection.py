@@ -5,12 +5,10 @@ hands the next transaction to another server session, and an older one refuses `
 """
 
 import fcntl
-import os
-import socket
 import struct
 import termios
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -23,10 +21,12 @@ from extract_load.connection_parameters import (
     Resolver,
     resolve_connection,
 )
+from extract_load.copy_frames import FramesIn, FramesOut, PassOn
 from extract_load.errors import ExtractLoadError
-from extract_load.retry import CONNECT_ATTEMPTS, Side, attempt, connect_error_from, error_from
+from extract_load.login import log_in
+from extract_load.retry import CONNECT_ATTEMPTS, Side, attempt, error_from
+from extract_load.wire import Wire, has_wire, wire_of
 
-CONNECT_TIMEOUT_SECONDS = 10
 COPY_READ_BYTES = 1 << 18
 """What psycopg2 asks the reader of a COPY FROM for at a time."""
 
@@ -53,6 +53,8 @@ _PINNED = {
     "xmloption": "content",
     # Our own SQL names every schema; pg_catalog is always searched first.
     "search_path": "",
+    # No message between the rows of a COPY.
+    "client_min_messages": "error",
     # Fail rather than be shown fewer rows.
     "row_security": "off",
 }
@@ -125,7 +127,6 @@ class Session:
         """
         self.parameters = parameters
         self.side = side
-        self._name = name
         self._is_ended = False
         self._answers: dict[Callable[[Session], Any], Any] = {}
         self._begins: dict[Hashable, str] = {}
@@ -134,42 +135,9 @@ class Session:
         """What is sent with the next statement."""
         self.held_in: ServerTransaction | None = None
         """The last transaction that held a lease; it may go on where the connection is lost."""
-        self._raw = attempt(self._connect, attempts=attempts)
+        self._raw = attempt(lambda: log_in(parameters, side, name), attempts=attempts)
         self._raw.autocommit = True
         self._cancel_request = CancelRequest(self._raw)
-
-    def _connect(self) -> psycopg2.extensions.connection:
-        """How texts are quoted psycopg2 asks at login, and quotes wrongly where it is set later."""
-        connection = self._logged_in()
-        if _quotes_plainly(connection):
-            return connection
-        connection.close()
-        connection = self._logged_in(options="-c standard_conforming_strings=on")
-        if _quotes_plainly(connection):
-            return connection
-        connection.close()
-        ignored = psycopg2.OperationalError("standard_conforming_strings stays off")
-        raise connect_error_from(
-            ignored, self.side, self.parameters.conn_id, self.parameters.address
-        )
-
-    def _logged_in(self, options: str | None = None) -> psycopg2.extensions.connection:
-        try:
-            connection: psycopg2.extensions.connection = psycopg2.connect(
-                **self.parameters.as_libpq(),
-                options=options,
-                application_name=self._name,
-                client_encoding="UTF8",
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                keepalives_idle=30,
-                keepalives_interval=10,
-                keepalives_count=3,
-            )
-        except psycopg2.OperationalError as exc:
-            raise connect_error_from(
-                exc, self.side, self.parameters.conn_id, self.parameters.address
-            ) from exc
-        return connection
 
     def __enter__(self) -> Self:
         return self
@@ -234,12 +202,9 @@ class Session:
         return int(struct.unpack("i", found)[0])
 
     def sever(self) -> None:
-        """Cuts the connection, from another thread: what waits on it fails at once."""
-        with (
-            suppress(psycopg2.Error, OSError),
-            socket.socket(fileno=os.dup(self._raw.fileno())) as wire,
-        ):
-            wire.shutdown(socket.SHUT_RDWR)
+        """Cuts the connection, from any thread: what waits on it fails at once."""
+        with suppress(psycopg2.Error, OSError), closing(Wire(self._raw)) as wire:
+            wire.cut()
 
     def execute(
         self, query: Query, arguments: Mapping[str, Any] | None = None, doing: str = "run a query"
@@ -269,6 +234,41 @@ class Session:
         with self._translated(doing), self._raw.cursor() as cursor:
             cursor.copy_expert(self._with_deferred(cursor, query), stream, COPY_READ_BYTES)
             return int(cursor.rowcount)
+
+    @property
+    def has_wire(self) -> bool:
+        """Whether `frames_out` and `take_frames` are possible on this connection."""
+        return has_wire(self._raw)
+
+    @contextmanager
+    def frames_out(self, query: sql.Composable, doing: str) -> Iterator[FramesOut]:
+        """Begins a COPY TO in the open transaction, whose messages the block passes on.
+
+        Where they do not come to their end, the connection is cut.
+        """
+        with self._translated(doing), self._raw.cursor() as cursor, wire_of(self._raw) as wire:
+            frames = FramesOut(wire, self._with_deferred(cursor, query))
+            try:
+                yield frames
+            finally:
+                if not frames.is_over:
+                    wire.cut()
+
+    def take_frames(self, query: sql.Composable, pass_on: PassOn, doing: str) -> int:
+        """Returns how many rows a COPY FROM took of messages that another server sent.
+
+        Raises:
+            BaseException: What `pass_on` raised; the connection is of no use then.
+        """
+        frames = None
+        try:
+            with self._translated(doing), self._raw.cursor() as cursor, wire_of(self._raw) as wire:
+                frames = FramesIn(wire, pass_on)
+                return frames.take(cursor, self._with_deferred(cursor, query))
+        except ExtractLoadError:
+            if frames is not None:
+                frames.raise_error()  # out here: it is not the target's
+            raise
 
     def defer(self, query: Query) -> None:
         """Sends a statement with the next one: what nobody waits for needs no round trip.
@@ -341,10 +341,6 @@ class Session:
             yield
         except psycopg2.Error as exc:
             raise error_from(exc, self.side, self.parameters.conn_id, doing) from exc
-
-
-def _quotes_plainly(connection: psycopg2.extensions.connection) -> bool:
-    return connection.info.parameter_status("standard_conforming_strings") != "off"
 
 
 def set_local(settings: Mapping[str, str]) -> sql.Composable:

@@ -22,7 +22,7 @@ from extract_load.extract import copy_keys_query, copy_rows_query, from_leaf
 from extract_load.identifiers import TableName
 from extract_load.load import Load, build_key, copy_in_keys, copy_in_query, copy_into, create_keys
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import NOTHING_COPIED, CopyStats
+from extract_load.stream_watch import NOTHING_COPIED, CopyStats
 from extract_load.table_plan import Publish, TablePlan
 
 FEW_ROWS = 20

@@ -88,6 +88,15 @@ def copy_rows_query(plan: TablePlan, leaf: Leaf, keys: list[tuple[str, ...]]) ->
     return copy_leaf_query(plan, leaf, is_wanted)
 
 
+def gives_rows_only(plan: TablePlan, leaf: Leaf) -> bool:
+    """Returns whether a COPY from a leaf sends its rows and nothing between them.
+
+    What people wrote runs for a view, a foreign table, or a custom_where; it may send messages
+    (RAISE INFO), which nobody can silence.
+    """
+    return leaf.kind in "rm" and plan.settings.custom_where is None
+
+
 def count_rows(source: SourceSnapshot, plan: TablePlan, *, anew: bool = False) -> int:
     """Returns how many rows the table has in the snapshot.
 

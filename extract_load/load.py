@@ -9,10 +9,13 @@ from extract_load import checkpoints, lease, ledger
 from extract_load.catalog import Leaf
 from extract_load.checkpoints import Checkpoints, SnapshotMark
 from extract_load.connection import NOT_DURABLE, Session
+from extract_load.copies import CopyFrom, CopyTo
+from extract_load.frame_stream import move_below_libpq
 from extract_load.identifiers import TableName, columns_sql
 from extract_load.resume import Resumed, resume
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import CopyOut, CopyStats, PipeWriter, StreamWatch, move
+from extract_load.stream import move_by_libpq
+from extract_load.stream_watch import CopyStats, StreamWatch
 from extract_load.table_plan import Publish, TablePlan
 
 _OTHER_ROWS = "the scratch table does not hold the rows that they brought"
@@ -126,41 +129,31 @@ def copy_into(
 ) -> CopyStats:
     """Returns what a COPY from a leaf brought that belongs to no chunk.
 
-    Works in the caller's transaction.
+    Works in the caller's transaction, and by libpq: a source that breaks off takes no session to
+    the target with it.
     """
     with source.reader_of(leaf) as reader:
-
-        def copy_out(stream: PipeWriter) -> int:
-            with source.holding(reader, leaf):
-                rows = reader.copy(query, stream, doing)
-                stream.flush()
-                return rows
-
-        return copy_from(reader, copy_out, source, session, into, doing)
+        copy_to = CopyTo(reader, query, doing, lambda: source.holding(reader, leaf))
+        return move_rows(copy_to, CopyFrom(session, into, doing), source)
 
 
-def copy_from(
-    reader: Session,
-    copy_out: CopyOut,
-    source: SourceSnapshot,
-    session: Session,
-    into: sql.Composable,
-    doing: str,
+def move_rows(
+    copy_to: CopyTo, copy_from: CopyFrom, source: SourceSnapshot, *, may_go_below: bool = False
 ) -> CopyStats:
-    """Returns what a COPY out of a reader brought. Works in the caller's transaction.
+    """Returns what a COPY out of a reader brought. Works in the target's open transaction.
 
     Args:
-        reader: Whom `copy_out` reads with.
-        copy_out: Run in the thread that reads. It holds still what it reads, so that the lock is
-            asked for while the target begins, and freed while the target takes the rest.
+        copy_to: Of a reader of the snapshot.
+        copy_from: Of the target.
         source: The snapshot.
-        session: To the target.
-        into: The COPY there.
-        doing: For the message where that fails.
+        may_go_below: Whether its rows may pass below libpq: nothing comes between them
+            (`gives_rows_only`), and who breaks off may take the other's connection along.
     """
-    return move(
-        copy_out, lambda stream: session.copy(into, stream, doing), _watch(source, reader, session)
-    )
+    reader, session = copy_to.reader, copy_from.session
+    watch = _watch(source, reader, session)
+    if may_go_below and reader.has_wire and session.has_wire:
+        return move_below_libpq(copy_to, copy_from, watch)
+    return move_by_libpq(copy_to.write, copy_from.read, watch)
 
 
 def _watch(source: SourceSnapshot, reader: Session, session: Session) -> StreamWatch:
@@ -178,8 +171,9 @@ def _watch(source: SourceSnapshot, reader: Session, session: Session) -> StreamW
 def pace_of(source: SourceSnapshot, reader: Session) -> Callable[[int], None]:
     """Returns what waits until so many bytes of a reader may pass.
 
-    Its lock is held until the last are in the pipe. Where somebody waits for that, a cancel request
-    ends nothing once the server has sent all: what is on its way then passes at once.
+    Its lock is held until the last are in the pipe, or the system has taken them. Where somebody
+    waits for that, a cancel request ends nothing once the server has sent all: what is on its way
+    then passes at once.
     """
     return lambda size: source.governor.pace(size, lambda: source.is_waited_for(reader))
 

@@ -1,8 +1,9 @@
 """How much memory the process takes, and what happens where rows are too large for it.
 
-Nobody knows how large a row is before it is there: libpq takes a whole one into memory. So the
-process is looked at while streams run. Where it takes more than it may, they are cut, and chunks
-go one at a time from then on; one that is too much even so is refused.
+Nobody knows how large a row is before it is there: libpq takes a whole one into memory, where rows
+do not pass below it. So the process is looked at while streams run. Where it takes more than it
+may, they are cut, and chunks go one at a time from then on; one that is too much even so is
+refused.
 """
 
 import ctypes

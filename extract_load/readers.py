@@ -78,11 +78,10 @@ class Readers:
             except BaseException:
                 self._drop(session)
                 raise
-            if session is self._clock.session:
-                return
-            if self._is_ended or self._memory.is_short:
+            is_kept = session is self._clock.session
+            if self._is_ended or (self._memory.is_short and not is_kept):
                 self._registry.close(session)
-            else:
+            elif not is_kept:
                 self._idle.put(session)
 
     @contextmanager
@@ -167,8 +166,9 @@ class Readers:
         self._is_ended = True
         while (session := self._idle_session()) is not None:
             self._registry.close(session)
-        if self._clock.session is not None:
-            self._registry.close(self._clock.session)
+        clock = self._clock.session
+        if clock is not None and clock not in self._busy:
+            self._registry.close(clock)
 
 
 def _yielded(error: SourceError) -> LockYielded:

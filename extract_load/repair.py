@@ -31,7 +31,7 @@ from extract_load.load import (
     create_keys,
 )
 from extract_load.snapshot import SourceSnapshot
-from extract_load.stream import NOTHING_COPIED, CopyStats
+from extract_load.stream_watch import NOTHING_COPIED, CopyStats
 from extract_load.watermark import xmin_predicate
 
 logger = log.get_logger(__name__)

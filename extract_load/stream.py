@@ -1,7 +1,6 @@
-"""Bytes from one COPY TO to one COPY FROM, through a pipe of the operating system.
+"""Bytes from one COPY TO to one COPY FROM by way of libpq, through a pipe of the operating system.
 
-No row becomes a Python object. The pipe bounds what is read ahead, and lets the source work while
-the target does.
+The pipe bounds what is read ahead, and lets the source work while the target does.
 """
 
 import fcntl
@@ -14,80 +13,28 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
 
 from extract_load.batch_thread import be_batch
-from extract_load.connection_parameters import ConnectionParameters
-from extract_load.errors import (
-    ExtractLoadError,
-    SourceUnavailable,
-    TargetUnavailable,
-    VerificationFailed,
-)
-from extract_load.memory import MemoryBudget
+from extract_load.errors import ExtractLoadError
 from extract_load.spool import BLOCK_BYTES
+from extract_load.stream_watch import (
+    JOIN_SECONDS,
+    CopyStats,
+    StreamWatch,
+    Watchdog,
+    require_equal,
+)
 
 PIPE_BYTES = 1 << 20
 """Linux's largest pipe for an ordinary user; elsewhere the system's own size stays."""
 
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 _F_GETPIPE_SZ = getattr(fcntl, "F_GETPIPE_SZ", None)
-_JOIN_SECONDS = 60.0
 
 CopyOut = Callable[["PipeWriter"], int]
 """Writes a COPY TO into a stream; returns its rows."""
 CopyIn = Callable[["PipeReader"], int]
 """Reads a COPY FROM out of a stream; returns its rows."""
-
-
-@dataclass(frozen=True)
-class CopyStats:
-    """What one COPY moved."""
-
-    rows: int
-    bytes: int
-
-    def __add__(self, other: "CopyStats") -> "CopyStats":
-        return CopyStats(self.rows + other.rows, self.bytes + other.bytes)
-
-
-NOTHING_COPIED = CopyStats(0, 0)
-
-
-class Side(Protocol):
-    """One end of a stream, as far as it is told of and ended."""
-
-    @property
-    def parameters(self) -> ConnectionParameters:
-        """Returns where it is."""
-
-    def sever(self) -> None:
-        """Cuts the connection, from another thread."""
-
-
-class TargetSide(Side, Protocol):
-    """The end that takes."""
-
-    @property
-    def unsent_bytes(self) -> int:
-        """Returns what the system has of its bytes and could not deliver yet."""
-
-
-@dataclass(frozen=True)
-class StreamWatch:
-    """What a stream may not exceed, and how it is ended."""
-
-    stall_seconds: float
-    """After so long without a byte it is given up."""
-    source: Side
-    target: TargetSide
-    is_source_working: Callable[[], bool]
-    """Whether a source that sends nothing still looks for rows."""
-    pace: Callable[[int], None]
-    """Waits until so many bytes may pass."""
-    memory: MemoryBudget
-    """Ends streams that take too much of it."""
 
 
 class PipeReader:
@@ -124,7 +71,7 @@ class PipeReader:
             self.moved_at = time.monotonic()
             return data
         self.moved_at = time.monotonic()
-        self._writer_ended.wait(_JOIN_SECONDS)
+        self._writer_ended.wait(JOIN_SECONDS)
         if self._writer_error is not None:
             raise self._writer_error
         return b""
@@ -186,7 +133,9 @@ class PipeWriter:
         return bool(looked_at.poll(0))
 
 
-def move(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None = None) -> CopyStats:
+def move_by_libpq(
+    copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None = None
+) -> CopyStats:
     """Returns what it moved from one COPY to another, both running at the same time.
 
     Args:
@@ -211,14 +160,14 @@ def _moved(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None) -> Cop
     _widen(write_end)
     reader = PipeReader(read_end, watch.pace) if watch else PipeReader(read_end)
     writer = _Writer(copy_out, write_end, reader)
-    watchdog = _Watchdog(reader, watch) if watch else None
+    watchdog = Watchdog(reader, watch) if watch else None
     writer.start()
     try:
         rows = copy_in(reader)
     except BaseException as error:
         stalled = watchdog.stop() if watchdog else None
         os.close(read_end)  # the writer's next write fails, if it is still writing
-        writer.join(_JOIN_SECONDS)
+        writer.join(JOIN_SECONDS)
         if stalled is not None:
             raise stalled from error
         if isinstance(writer.error, ExtractLoadError) and not writer.was_cut_off:
@@ -227,13 +176,8 @@ def _moved(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None) -> Cop
     if watchdog is not None:
         watchdog.stop()
     os.close(read_end)
-    writer.join(_JOIN_SECONDS)
-    if writer.rows != rows:
-        raise VerificationFailed(
-            f"the source sent {writer.rows} rows, the target took {rows}",
-            "The two COPY commands of one chunk disagree. The chunk was not loaded.",
-            "Run again; if it happens again, please report it.",
-        )
+    writer.join(JOIN_SECONDS)
+    require_equal(writer.rows, rows)
     return CopyStats(rows, reader.bytes)
 
 
@@ -251,61 +195,6 @@ def _waiting_bytes(pipe: int) -> int:
 
 def _pipe_bytes(pipe: int) -> int:
     return fcntl.fcntl(pipe, _F_GETPIPE_SZ) if _F_GETPIPE_SZ is not None else 0
-
-
-class _Watchdog(threading.Thread):
-    """The thread that gives a stream up when nothing moves."""
-
-    def __init__(self, reader: PipeReader, watch: StreamWatch) -> None:
-        super().__init__(name="watchdog", daemon=True)
-        self._reader = reader
-        self._watch = watch
-        self._ended = threading.Event()
-        self._stalled: ExtractLoadError | None = None
-        self.start()
-
-    def stop(self) -> ExtractLoadError | None:
-        """Ends the watch; returns what it gave the stream up for."""
-        self._ended.set()
-        self.join(_JOIN_SECONDS)
-        return self._stalled
-
-    def run(self) -> None:
-        """Looks now and then; cuts the connection of the side that stalled."""
-        limit, unsent = self._watch.stall_seconds, 0
-        while not self._ended.wait(min(1.0, limit / 4)):
-            before, unsent = unsent, self._watch.target.unsent_bytes
-            if unsent < before:  # the last of a stream is megabytes in buffers of the system
-                self._reader.moved_at = time.monotonic()
-            if time.monotonic() < self._reader.moved_at + limit:
-                continue
-            is_target = not self._reader.is_starved
-            if not is_target and _says_yes(self._watch.is_source_working, limit):
-                self._reader.moved_at = time.monotonic()
-                continue
-            session = self._watch.target if is_target else self._watch.source
-            self._stalled = _stalled(session, limit, is_target=is_target)
-            session.sever()
-            return
-
-
-def _says_yes(ask: Callable[[], bool], seconds: float) -> bool:
-    """Whether the answer is yes; none within the limit is a no."""
-    answers: list[bool] = []
-    asking = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
-    asking.start()
-    asking.join(seconds)
-    return answers == [True]
-
-
-def _stalled(session: Side, seconds: float, *, is_target: bool) -> ExtractLoadError:
-    kind = TargetUnavailable if is_target else SourceUnavailable
-    side, verb = ("target", "took") if is_target else ("source", "sent")
-    return kind(
-        f'{side} "{session.parameters.conn_id}" stalled',
-        f"It {verb} no byte for {seconds:g} s (stall_timeout). The connection was cut.",
-        "It is tried again. Look at the server and the network if it happens often.",
-    )
 
 
 class _Writer(threading.Thread):

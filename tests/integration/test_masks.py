@@ -123,10 +123,12 @@ def test_no_statement_of_a_read_holds_the_salt(
     statements: list[str] = []
     original = chunk_copy.load_chunk
 
-    def watched(session: Any, snapshot: Any, loading: Any, chunk: Any, shared: Any) -> Any:
+    def watched(
+        session: Any, snapshot: Any, loading: Any, chunk: Any, *rest: Any, **how: Any
+    ) -> Any:
         with snapshot.reader() as reader:
             statements.append(copy_out_query(loading.plan, chunk).as_string(reader._raw))
-        return original(session, snapshot, loading, chunk, shared)
+        return original(session, snapshot, loading, chunk, *rest, **how)
 
     monkeypatch.setattr(chunk_loading, "load_chunk", watched)
     assert land_people(people, target).error is None

@@ -117,21 +117,44 @@ def test_targets_that_share_a_read_part_where_memory_is_short(
 def test_rows_that_hid_their_size_are_read_again_one_at_a_time(
     tmp_path: Path, source: Database, target: Database
 ) -> None:
-    """Compressed to nothing, and read slowly: the streams hold their rows at once."""
+    """Compressed to nothing, and read slowly: libpq holds their rows, of all streams at once."""
     create_documents(source, rows=8, mib=1)
     source.execute(
         "ALTER TABLE public.documents ALTER body TYPE jsonb USING to_jsonb(repeat('x', 20 << 20));"
         "ANALYZE public.documents"
     )
 
-    slow = {"source_max_connections": 6, "throttle_mb_per_second": 100}
-    report, said = land(tmp_path, source, target, workers=4, limit=160, of_run=slow, max_retries=0)
-
+    report, said = land(
+        tmp_path,
+        source,
+        target,
+        workers=4,
+        limit=160,
+        of_run={"source_max_connections": 6, "throttle_mb_per_second": 100},
+        max_retries=0,
+        custom_where="id > 0",
+    )
     assert report["status"] == "done", said
     assert said.count("memory is short: one chunk at a time") == 1
     assert "The process took " in said
     assert_equal(source, target, RAW)
     assert leftovers(target) == []
+
+
+def test_below_libpq_they_take_no_memory(
+    tmp_path: Path, source: Database, target: Database
+) -> None:
+    create_documents(source, rows=8, mib=1)
+    source.execute(
+        "ALTER TABLE public.documents ALTER body TYPE jsonb USING to_jsonb(repeat('x', 20 << 20));"
+        "ANALYZE public.documents"
+    )
+    report, said = land(tmp_path, source, target, workers=4, limit=160, max_retries=0)
+
+    assert report["status"] == "done", said
+    assert "memory is short" not in said
+    assert report["peak_rss_mb"] < 80
+    assert_equal(source, target, RAW)
 
 
 def test_a_row_that_is_too_large_is_refused_with_what_it_needs(

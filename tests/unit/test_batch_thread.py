@@ -9,7 +9,7 @@ import pytest
 from extract_load.batch_thread import be_batch
 from extract_load.shared_read import SharedRead
 from extract_load.spool import SpoolSpace
-from extract_load.stream import PipeReader, PipeWriter, move
+from extract_load.stream import PipeReader, PipeWriter, move_by_libpq
 
 
 def policy_after(act: Callable[[], None]) -> int:
@@ -64,7 +64,7 @@ def test_only_the_thread_that_reads_from_the_source_is_one() -> None:
         policies["target"] = os.sched_getscheduler(0)
         return 0
 
-    move(copy_out, copy_in)
+    move_by_libpq(copy_out, copy_in)
     assert policies == {"source": os.SCHED_BATCH, "target": os.SCHED_OTHER}
 
 

@@ -10,7 +10,7 @@ from extract_load import message_and_facts, progress_lines
 from extract_load.chunk_loading import LandingCounts, Progress
 from extract_load.log import KeyValueFormatter, bound
 from extract_load.planner import plan_table
-from extract_load.stream import CopyStats
+from extract_load.stream_watch import CopyStats
 from extract_load.table_plan import TablePlan, TargetState
 from tests.unit.test_planner import CUT, SCHEMA, settings
 

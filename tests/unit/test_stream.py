@@ -14,7 +14,8 @@ from extract_load.errors import (
     VerificationFailed,
 )
 from extract_load.memory import MemoryBudget
-from extract_load.stream import CopyStats, PipeReader, PipeWriter, StreamWatch, move
+from extract_load.stream import PipeReader, PipeWriter, move_by_libpq
+from extract_load.stream_watch import CopyStats, StreamWatch
 
 PIECE = b"x" * 100_000
 
@@ -32,7 +33,7 @@ def write_all(stream: PipeWriter) -> int:
 
 
 def test_all_bytes_arrive_and_are_counted() -> None:
-    stats = move(write_all, read_all)
+    stats = move_by_libpq(write_all, read_all)
     assert (stats.rows, stats.bytes) == (10, 50 * len(PIECE))
 
 
@@ -56,7 +57,7 @@ def test_a_source_that_breaks_off_is_an_error_for_the_target() -> None:
         return 1
 
     with pytest.raises(SourceUnavailable, match="the source is gone"):
-        move(break_off, read)
+        move_by_libpq(break_off, read)
     assert ended == ["error"]
 
 
@@ -74,7 +75,7 @@ def test_a_target_that_breaks_off_stops_the_source() -> None:
         raise TargetError("no space left")
 
     with pytest.raises(TargetError, match="no space left"):
-        move(write, refuse)
+        move_by_libpq(write, refuse)
     assert len(written) < 100
 
 
@@ -84,7 +85,7 @@ def test_two_counts_that_differ_are_an_error() -> None:
         return 11
 
     with pytest.raises(VerificationFailed, match="the source sent 11 rows, the target took 10"):
-        move(write, read_all)
+        move_by_libpq(write, read_all)
 
 
 class End:
@@ -129,7 +130,9 @@ def test_a_target_that_falls_silent_with_the_last_bytes_is_the_one_that_stalled(
         raise ConnectionError
 
     with pytest.raises(TargetUnavailable, match="stalled"):
-        move(lambda stream: stream.write(b"rows"), copy_in, watched(source, target, 0.2, memory))
+        move_by_libpq(
+            lambda stream: stream.write(b"rows"), copy_in, watched(source, target, 0.2, memory)
+        )
     assert not source.is_cut.is_set()
 
 
@@ -149,7 +152,7 @@ def test_so_is_one_that_takes_a_block_and_no_more(memory: MemoryBudget) -> None:
         raise ConnectionError
 
     with pytest.raises(TargetUnavailable, match="stalled"):
-        move(copy_out, copy_in, watched(source, target, 0.2, memory))
+        move_by_libpq(copy_out, copy_in, watched(source, target, 0.2, memory))
     assert not source.is_cut.is_set()
 
 
@@ -166,7 +169,7 @@ def test_a_target_whose_last_bytes_are_still_on_their_way_has_not_stalled(
             time.sleep(0.1)
         return 4
 
-    stats = move(
+    stats = move_by_libpq(
         lambda stream: stream.write(b"rows"), copy_in, watched(source, target, 0.4, memory)
     )
     assert stats == CopyStats(rows=4, bytes=4)
