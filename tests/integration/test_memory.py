@@ -28,6 +28,15 @@ def create_documents(source: Database, rows: int, mib: int) -> None:
     )
 
 
+def create_hidden(source: Database) -> None:
+    """Fills a table with values that are compressed to nothing."""
+    create_documents(source, rows=8, mib=1)
+    source.execute(
+        "ALTER TABLE public.documents ALTER body TYPE jsonb USING to_jsonb(repeat('x', 20 << 20));"
+        "ANALYZE public.documents"
+    )
+
+
 def land(
     tmp_path: Path,
     source: Database,
@@ -118,11 +127,7 @@ def test_rows_that_hid_their_size_are_read_again_one_at_a_time(
     tmp_path: Path, source: Database, target: Database
 ) -> None:
     """Compressed to nothing, and read slowly: libpq holds their rows, of all streams at once."""
-    create_documents(source, rows=8, mib=1)
-    source.execute(
-        "ALTER TABLE public.documents ALTER body TYPE jsonb USING to_jsonb(repeat('x', 20 << 20));"
-        "ANALYZE public.documents"
-    )
+    create_hidden(source)
 
     report, said = land(
         tmp_path,
@@ -144,11 +149,7 @@ def test_rows_that_hid_their_size_are_read_again_one_at_a_time(
 def test_below_libpq_they_take_no_memory(
     tmp_path: Path, source: Database, target: Database
 ) -> None:
-    create_documents(source, rows=8, mib=1)
-    source.execute(
-        "ALTER TABLE public.documents ALTER body TYPE jsonb USING to_jsonb(repeat('x', 20 << 20));"
-        "ANALYZE public.documents"
-    )
+    create_hidden(source)
     report, said = land(tmp_path, source, target, workers=4, limit=160, max_retries=0)
 
     assert report["status"] == "done", said
