@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.cases import CASES, PEER_CASES, QUICK
+from benchmarks.cases import CASES, PEER_CASES, QUICK, THREE
 from benchmarks.figures import (
     Figures,
     as_chart,
@@ -88,6 +88,8 @@ def _write(new: dict[str, str], major: int) -> None:
 def _make_tables(servers: Stand, scale: float, case: str) -> None:
     """Makes the tables a case reads anew: the one before it may have changed them."""
     wanted = [EVENTS] if "events" in case else [WIDE] if "wide" in case else [USERS]
+    if "all three" in case:
+        wanted = list(THREE)
     if "small" in case:
         wanted = [small(number) for number in range(SMALL_TABLES)]
     for table in wanted:

@@ -128,17 +128,18 @@ def _against_peer(peer: Peer) -> Callable[[Stand], Iterator[tuple[Cost, Cost]]]:
 
 
 def _two_settings(
-    table: Table, one: dict[str, Any], other: dict[str, Any]
+    tables: tuple[Table, ...], one: dict[str, Any], other: dict[str, Any]
 ) -> Callable[[Stand], Iterator[tuple[Cost, Cost]]]:
-    """Ours against ours: the first is the reference."""
+    """Ours against ours, one table at a time: the first is the reference."""
 
     def run(stand: Stand) -> Iterator[tuple[Cost, Cost]]:
         while True:
             costs = []
             for options in (one, other):
                 forget_ours(stand)
-                costs.append(by_us(stand, table, **options))
-                require_equal(stand, table, f"raw_data.{table.name}")
+                costs.append(by_us(stand, *tables, tables_in_parallel=1, **options))
+                for table in tables:
+                    require_equal(stand, table, f"raw_data.{table.name}")
             yield costs[0], costs[1]
 
     return run
@@ -198,6 +199,8 @@ BY_CURSOR = {
 }
 ONE_WORKER, FIFTY = "ours, 1 worker", "ours, 50k rows"
 ONE, TWO = {"workers": 1}, {"workers": 2}
+THREE = (USERS, EVENTS, WIDE)
+"""One after the other: two at a time keep both cores busy with one worker each."""
 ANOTHER_TABLE = "CREATE TABLE public.other_{number} AS SELECT 1 AS one"
 """So that transactions began since, and the window of xmin is open."""
 CASES = (
@@ -213,15 +216,16 @@ CASES = (
     Case("idle xmin, window open", COPY, 0.25, _idle(ANOTHER_TABLE, **BY_XMIN)),
     Case("idle xmin, nothing began since", COPY, 0.06, _idle("", **BY_XMIN)),
     Case("idle cursor, deletes ignored", COPY, 0.06, _idle("", **BY_CURSOR)),
-    Case("2 workers against 1", ONE_WORKER, 0.83, _two_settings(USERS, ONE, TWO)),
-    Case("2 workers against 1, events", ONE_WORKER, 0.83, _two_settings(EVENTS, ONE, TWO)),
-    Case("2 workers against 1, wide", ONE_WORKER, 0.83, _two_settings(WIDE, ONE, TWO)),
+    Case("2 workers against 1", ONE_WORKER, 0.83, _two_settings((USERS,), ONE, TWO)),
+    Case("2 workers against 1, events", ONE_WORKER, 0.83, _two_settings((EVENTS,), ONE, TWO)),
+    Case("2 workers against 1, wide", ONE_WORKER, 0.83, _two_settings((WIDE,), ONE, TWO)),
+    Case("2 workers against 1, all three", ONE_WORKER, 0.83, _two_settings(THREE, ONE, TWO)),
     Case("2 streams of psql against 1", COPY, None, _two_streams(USERS)),
     Case("2 streams of psql against 1, events", COPY, None, _two_streams(EVENTS)),
     Case("2 streams of psql against 1, wide", COPY, None, _two_streams(WIDE)),
     Case(
         "chunks of 10k rows against 50k",
-        *(FIFTY, 1.06, _two_settings(USERS, {}, {"batch_size": 10_000})),
+        *(FIFTY, 1.06, _two_settings((USERS,), {}, {"batch_size": 10_000})),
     ),
     Case(f"{SMALL_TABLES} small tables", "one psql | psql", None, _many_tables),
 )

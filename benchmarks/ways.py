@@ -73,19 +73,23 @@ def by_hand(stand: Stand, table: Table, since: str) -> Cost:
         )
 
 
-def by_us(stand: Stand, *tables: Table, workers: int = 2, **keys: Any) -> Cost:
+def by_us(
+    stand: Stand, *tables: Table, workers: int = 2, tables_in_parallel: int = 2, **keys: Any
+) -> Cost:
     """Returns the cost of the whole program, from its start to its report.
 
     Args:
         stand: The servers.
         tables: What is landed in this run.
         workers: `--workers`.
+        tables_in_parallel: Of the run.
         keys: Of every table.
     """
     settings = stand.directory / "tables.json"
     document = {
         "source_connection": "source",
         "target_connection": "target",
+        "tables_in_parallel": tables_in_parallel,
         "tables": [
             {"source": f"public.{table.name}", "target": f"raw_data.{table.name}", **keys}
             for table in tables

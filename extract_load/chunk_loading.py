@@ -14,10 +14,10 @@ from extract_load.chunk_copy import end_part, load_chunk, member_of, read_text
 from extract_load.chunking import Chunk
 from extract_load.connection import ServerTransaction, Session
 from extract_load.connection_parameters import ConnectionParameters
-from extract_load.copy_frames import PROTOCOL_VIOLATION
 from extract_load.errors import ExtractLoadError, LockYielded, SnapshotLost, Yielded
 from extract_load.load import Load
 from extract_load.retry import attempt
+from extract_load.server_messages import PROTOCOL_VIOLATION
 from extract_load.sessions import SessionRegistry
 from extract_load.shared_read import SharedRead
 from extract_load.snapshot import SourceSnapshot

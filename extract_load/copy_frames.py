@@ -8,30 +8,22 @@ server answers after the last row. From there on every message is read.
 
 import re
 import secrets
-import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import Any, Final
 
 import psycopg2
 
+from extract_load.server_messages import HELD_BYTES, MESSAGE_HEAD, ReportedError, ServerMessages
 from extract_load.wire import Wire, WireBroken
-
-BLOCK_BYTES = 1 << 18
-"""What is received at a time, at most."""
-HELD_BYTES = 1 << 14
-"""What is held back: the end of the stream stands in it, or the error that ended it."""
 
 Write = Callable[[memoryview], None]
 """Takes a block, of memory that is used again afterwards."""
 PassOn = Callable[[Write], None]
 """Writes the messages of all rows; `FramesOut.pass_on` does."""
 
-_HEAD = struct.Struct("!ci")
-"""Of a message: its type, and its length without the type."""
-_HEAD_BYTES = _HEAD.size
+_HEAD_BYTES = MESSAGE_HEAD.size
 _WORD_BYTES = 32
 _ROW_HEAD_BYTES = _HEAD_BYTES + 6
 """Of a row with one value: how many there are, and the length of the first."""
@@ -44,74 +36,11 @@ _SILENCE_SECONDS = 0.05
 """After a row that only looks like an error more comes within this time, as a rule."""
 _LAST_WORD_SECONDS = 1.0
 """For a target whose connection broke."""
-PROTOCOL_VIOLATION = "08P01"
-"""The SQLSTATE of messages that cannot be read, here or by the target."""
-_FAILED = _HEAD.pack(b"Z", 5) + b"E"
+_FAILED = MESSAGE_HEAD.pack(b"Z", 5) + b"E"
 """What a server says last after an error in a transaction."""
 
 
-class ReportedError(psycopg2.DatabaseError):
-    """An error that a server reported, as psycopg2 would raise it."""
-
-    def __init__(self, report: bytes) -> None:
-        """Reads the report: fields of one letter and a text each ("Error and Notice Fields")."""
-        fields = [field.decode(errors="replace") for field in report.split(b"\0") if field]
-        self._fields = {field[0]: field[1:] for field in fields}
-        super().__init__(self._fields.get("M", "an error without a message"))
-
-    @classmethod
-    def unreadable(cls, what: str) -> "ReportedError":
-        """Returns the error of a server whose messages are not those that were expected."""
-        return cls(f"C{PROTOCOL_VIOLATION}\0M{what}\0".encode())
-
-    @property
-    def pgcode(self) -> str | None:  # type: ignore[override]
-        """The SQLSTATE."""
-        return self._fields.get("C")
-
-    @property
-    def diag(self) -> Any:  # type: ignore[override]
-        """What error messages are made of."""
-        return SimpleNamespace(
-            message_primary=self._fields.get("M"),
-            message_detail=self._fields.get("D"),
-            context=self._fields.get("W"),
-        )
-
-
-class _Messages:
-    """What a server says, message by message."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._buffer = bytearray(BLOCK_BYTES + HELD_BYTES)
-        self._view = memoryview(self._buffer)
-        self._filled = 0
-
-    def message(self) -> tuple[bytes, bytes]:
-        """Returns the next one, its type and its body; waits for it."""
-        while self._filled < _HEAD_BYTES:
-            self._receive()
-        kind, length = _HEAD.unpack_from(self._buffer)
-        if not 4 <= length < BLOCK_BYTES:
-            raise ReportedError.unreadable(f"a message of {length} bytes cannot be read")
-        while self._filled < 1 + length:
-            self._receive()
-        body = bytes(self._view[_HEAD_BYTES : 1 + length])
-        self._drop(1 + length)
-        return kind, body
-
-    def _drop(self, size: int) -> None:
-        """Forgets so many bytes at the front."""
-        left = self._filled - size
-        self._view[:left] = self._view[size : self._filled]
-        self._filled = left
-
-    def _receive(self) -> None:
-        self._filled += self._wire.receive_into(self._view[self._filled :])
-
-
-class FramesOut(_Messages):
+class FramesOut(ServerMessages):
     """One COPY TO, begun; its messages are passed on once."""
 
     def __init__(self, wire: Wire, statement: bytes) -> None:
@@ -133,7 +62,7 @@ class FramesOut(_Messages):
         """Of COPY data, without what the messages add."""
         message = statement + b"; SELECT '" + self._word + b"'\0"
         try:
-            wire.send(memoryview(bytearray(_HEAD.pack(b"Q", len(message) + 4) + message)))
+            wire.send(memoryview(bytearray(MESSAGE_HEAD.pack(b"Q", len(message) + 4) + message)))
         except WireBroken as broken:
             raise psycopg2.OperationalError(str(broken)) from broken
 
@@ -222,7 +151,7 @@ class FramesOut(_Messages):
         """Where the message ends that stands there; None: not before the end."""
         if at + _HEAD_BYTES > end:
             return None
-        length: int = _HEAD.unpack_from(self._buffer, at)[1]
+        length: int = MESSAGE_HEAD.unpack_from(self._buffer, at)[1]
         after = at + 1 + length
         return after if length >= _HEAD_BYTES and after <= end else None
 
@@ -329,7 +258,7 @@ class FramesIn:
 
         All that it says is taken, or psycopg2 would print what it does not raise.
         """
-        report, messages = None, _Messages(self._wire)
+        report, messages = None, ServerMessages(self._wire)
         with suppress(WireBroken, psycopg2.Error):
             kind = b""
             while kind != b"Z" and not self._wire.is_silent(_LAST_WORD_SECONDS):

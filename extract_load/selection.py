@@ -72,7 +72,8 @@ def resolve_all(
     """Returns the parameters of every connection the enabled tables name.
 
     Raises:
-        ConfigError: If one is not defined or not complete, or lacks the salt of a mask.
+        ConfigError: If one is not defined or not complete, all that are not together; or if one
+            lacks the salt of a mask.
     """
     named = {
         conn_id
@@ -80,11 +81,27 @@ def resolve_all(
         if table.enabled
         for conn_id in (table.source_connection, table.target_connection)
     }
-    found = {conn_id: resolve_connection(conn_id, environ, resolver) for conn_id in sorted(named)}
+    found: dict[str, ConnectionParameters] = {}
+    errors: list[ConfigError] = []
+    for conn_id in sorted(named):
+        try:
+            found[conn_id] = resolve_connection(conn_id, environ, resolver)
+        except ConfigError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0] if len(errors) == 1 else _together(errors)
     for table in tables:
         if table.enabled and not found[table.source_connection].mask_salt:
             _require_no_hash(table)
     return found
+
+
+def _together(errors: list[ConfigError]) -> ConfigError:
+    return ConfigError(
+        f"{len(errors)} connections cannot be used",
+        "\n".join(f"{error.primary}: {error.detail}" for error in errors),
+        "\n".join(dict.fromkeys(error.hint for error in errors)),
+    )
 
 
 def _require_no_hash(table: TableSettings) -> None:

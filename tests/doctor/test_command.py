@@ -116,6 +116,7 @@ def test_wrong_settings_end_with_2(tmp_path: Path) -> None:
     assert done.json["error"]["class"] == "ConfigError"
     undefined = doctor(write_settings(tmp_path / "more.yml", ITEMS), {})
     assert undefined.status == 2
+    assert "error: 2 connections cannot be used" in undefined.stderr
     assert 'connection "digitalocean_postgres" is not defined' in undefined.stderr
 
 

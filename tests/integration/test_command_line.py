@@ -345,13 +345,27 @@ def test_no_dbt_project(tmp_path: Path) -> None:
     assert_error(extract_load("plan", cwd=tmp_path), 2, 'no dbt project in "dbt_project"')
 
 
-def test_a_connection_nobody_defined(tmp_path: Path) -> None:
+def test_connections_nobody_defined_are_told_together(tmp_path: Path) -> None:
     path = write_settings(tmp_path / "tables.yml", USERS)
 
     assert_error(
         extract_load("run", "--config", str(path)),
+        *(2, "2 connections cannot be used"),
+        'connection "digitalocean_postgres" is not defined: There is no AIRFLOW_CONN_DIGITAL',
+        'connection "postgres_default" is not defined: There is no AIRFLOW_CONN_POSTGRES_DEFAULT',
+    )
+
+
+def test_a_connection_nobody_defined(source: Database, tmp_path: Path) -> None:
+    path = write_settings(tmp_path / "tables.yml", USERS)
+
+    assert_error(
+        extract_load(
+            *("run", "--config", str(path)),
+            environment={"AIRFLOW_CONN_POSTGRES_DEFAULT": source.uri},
+        ),
         *(2, 'connection "digitalocean_postgres" is not defined'),
-        "AIRFLOW_CONN_DIGITALOCEAN_POSTGRES",
+        "hint: Set AIRFLOW_CONN_DIGITALOCEAN_POSTGRES=",
     )
 
 

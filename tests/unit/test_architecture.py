@@ -63,7 +63,7 @@ ENGINE_LAYERS = [
     {"predicate_time", "predicate_calls"},
     {
         *("predicate", "connection_parameters", "log", "retry", "findings", "tls_check"),
-        *("copy_frames", "wire", "cancel_request"),
+        *("copy_frames", "server_messages", "wire", "cancel_request"),
     },
     {"errors", "identifiers", "sql", "batch_thread", "libpq"},
 ]

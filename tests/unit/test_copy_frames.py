@@ -8,16 +8,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from extract_load.copy_frames import (
-    BLOCK_BYTES,
-    HELD_BYTES,
-    FramesIn,
-    FramesOut,
-    PassOn,
-    ReportedError,
-    Write,
-)
+from extract_load.copy_frames import FramesIn, FramesOut, PassOn, Write
 from extract_load.errors import SourceUnavailable
+from extract_load.server_messages import BLOCK_BYTES, HELD_BYTES, ReportedError
 from extract_load.wire import Wire, WireBroken
 
 READY = b"Z\0\0\0\x05T"
