@@ -14,7 +14,6 @@ from extract_load.copies import CopyFrom, CopyTo
 from extract_load.errors import LeftBehind
 from extract_load.extract import copy_out_query, gives_rows_only, holding_chunk
 from extract_load.load import Load, copy_in_query, move_rows, pace_of
-from extract_load.resume import part_of
 from extract_load.shared_read import NotKept, SharedRead
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import PipeWriter, move_by_libpq
@@ -51,7 +50,7 @@ def load_chunk(
         session.transaction(settings=NOT_DURABLE, doing="commit a chunk"),
     ):
         lease.hold(session, load.lease)
-        if not load.checkpoints.claim(session, chunk.number, part_of(plan, chunk), str(chunk)):
+        if not load.checkpoints.claim(session, chunk.number, load.parts.of(chunk), str(chunk)):
             return None
         if shared is None or reads_alone:
             with source.reader_of(chunk.leaf) as reader:

@@ -10,6 +10,7 @@ import termios
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 import psycopg2
@@ -25,6 +26,7 @@ from extract_load.copy_frames import FramesIn, FramesOut, PassOn
 from extract_load.errors import ExtractLoadError
 from extract_load.login import log_in
 from extract_load.retry import CONNECT_ATTEMPTS, Side, attempt, error_from
+from extract_load.server_messages import ROOM_BYTES
 from extract_load.wire import Wire, has_wire, wire_of
 
 COPY_READ_BYTES = 1 << 18
@@ -240,6 +242,11 @@ class Session:
         """Whether `frames_out` and `take_frames` are possible on this connection."""
         return has_wire(self._raw)
 
+    @cached_property
+    def _room(self) -> bytearray:
+        """Where blocks come in: new memory for each COPY would take longer than to ask for it."""
+        return bytearray(ROOM_BYTES)
+
     @contextmanager
     def frames_out(self, query: sql.Composable, doing: str) -> Iterator[FramesOut]:
         """Begins a COPY TO in the open transaction, whose messages the block passes on.
@@ -247,7 +254,7 @@ class Session:
         Where they do not come to their end, the connection is cut.
         """
         with self._translated(doing), self._raw.cursor() as cursor, wire_of(self._raw) as wire:
-            frames = FramesOut(wire, self._with_deferred(cursor, query))
+            frames = FramesOut(wire, self._with_deferred(cursor, query), self._room)
             try:
                 yield frames
             finally:

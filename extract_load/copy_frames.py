@@ -43,14 +43,15 @@ _FAILED = MESSAGE_HEAD.pack(b"Z", 5) + b"E"
 class FramesOut(ServerMessages):
     """One COPY TO, begun; its messages are passed on once."""
 
-    def __init__(self, wire: Wire, statement: bytes) -> None:
+    def __init__(self, wire: Wire, statement: bytes, room: bytearray | None = None) -> None:
         """Sends a COPY TO STDOUT, other statements before it; waits for nothing.
 
         Args:
             wire: Of a connection in a transaction.
             statement: In the encoding of the connection.
+            room: See `ServerMessages`.
         """
-        super().__init__(wire)
+        super().__init__(wire, room)
         self._word: Final = secrets.token_hex(_WORD_BYTES // 2).encode()
         self.received_at = time.monotonic()
         """When bytes last came."""
@@ -199,6 +200,7 @@ class FramesIn:
         self._wire = wire
         self._pass_on = pass_on
         self._broke_off = False
+        self._has_passed_all = False
         self._error: BaseException | None = None
         self._report: ReportedError | None = None
 
@@ -210,6 +212,7 @@ class FramesIn:
         """
         try:
             self._pass_on(self._send)
+            self._has_passed_all = True
         except WireBroken:
             self._broke_off = True
             self._report = self._heard()
@@ -236,9 +239,13 @@ class FramesIn:
             cursor.copy_expert(statement, stream)
             if self._broke_off:
                 raise psycopg2.OperationalError("the COPY broke off")
-        except psycopg2.Error:
+        except psycopg2.Error as error:
             if self._report is not None:
                 raise self._report from None
+            if self._has_passed_all and error.pgcode is None:
+                # Of several reports psycopg2 raises the last: that the connection went. The first
+                # may have been that what came is no row.
+                raise ReportedError.unreadable(str(error).partition("\n")[0]) from error
             raise
         return int(cursor.rowcount)
 

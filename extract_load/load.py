@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from psycopg2 import sql
 
@@ -12,7 +13,7 @@ from extract_load.connection import NOT_DURABLE, Session
 from extract_load.copies import CopyFrom, CopyTo
 from extract_load.frame_stream import move_below_libpq
 from extract_load.identifiers import TableName, columns_sql
-from extract_load.resume import Resumed, resume
+from extract_load.resume import Parts, Resumed, resume
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream import move_by_libpq
 from extract_load.stream_watch import CopyStats, StreamWatch
@@ -39,10 +40,15 @@ class Load:
         """The raw table."""
         return self.plan.settings.target
 
-    @property
+    @cached_property
     def checkpoints(self) -> Checkpoints:
         """Those of this raw table."""
         return Checkpoints(self.plan.checkpoints, self.target, self.lease.run_id, self.snapshot)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """What its chunks bring."""
+        return Parts(self.plan)
 
     @property
     def whole_leaves(self) -> frozenset[int]:

@@ -42,15 +42,26 @@ class Resumed:
         return any(each.snapshot.id != snapshot for each in self.kept)
 
 
-def part_of(plan: TablePlan, chunk: Chunk) -> Part:
-    """Returns what a chunk brings, as its checkpoint says it."""
-    return Part(
-        leaf=chunk.leaf.oid,
-        file_node=file_node_of(chunk.leaf),
-        start=chunk.range.start,
-        stop=chunk.range.stop,
-        reading=reading_of(plan, chunk.leaf, is_whole=chunk.is_whole),
-    )
+class Parts:
+    """What the chunks of one plan bring, as their checkpoints say it."""
+
+    def __init__(self, plan: TablePlan) -> None:
+        self._plan = plan
+        self._readings: dict[tuple[int, bool], str] = {}
+        """By leaf, and whether it is read whole: many chunks share one."""
+
+    def of(self, chunk: Chunk) -> Part:
+        """Returns what a chunk brings."""
+        asked = (chunk.leaf.oid, chunk.is_whole)
+        if asked not in self._readings:
+            self._readings[asked] = _reading_of(self._plan, chunk.leaf, is_whole=chunk.is_whole)
+        return Part(
+            leaf=chunk.leaf.oid,
+            file_node=file_node_of(chunk.leaf),
+            start=chunk.range.start,
+            stop=chunk.range.stop,
+            reading=self._readings[asked],
+        )
 
 
 def file_node_of(leaf: Leaf) -> int | None:
@@ -58,7 +69,7 @@ def file_node_of(leaf: Leaf) -> int | None:
     return leaf.heaps[0].file_node if leaf.has_row_versions else None
 
 
-def reading_of(plan: TablePlan, leaf: Leaf, *, is_whole: bool) -> str:
+def _reading_of(plan: TablePlan, leaf: Leaf, *, is_whole: bool) -> str:
     """Returns a digest of all that decides which rows of a leaf are read, and as what.
 
     The upper bound of a window is not in it: a repair reads what came since.
@@ -142,7 +153,7 @@ def why_not_repaired(plan: TablePlan) -> str | None:
 def _readings(plan: TablePlan) -> dict[int, tuple[int | None, str]]:
     """By leaf: its file, and what is read of it now."""
     first = {chunk.leaf.oid: chunk for chunk in plan.chunks}
-    parts = [part_of(plan, chunk) for chunk in first.values()]
+    parts = map(Parts(plan).of, first.values())
     return {part.leaf: (part.file_node, part.reading) for part in parts}
 
 

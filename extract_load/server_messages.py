@@ -16,6 +16,7 @@ BLOCK_BYTES = 1 << 18
 """What is received at a time, at most."""
 HELD_BYTES = 1 << 14
 """What is held back beside it: the end of a COPY stands there, or the error that ended it."""
+ROOM_BYTES = BLOCK_BYTES + HELD_BYTES
 PROTOCOL_VIOLATION = "08P01"
 """The SQLSTATE of messages that cannot be read, here or by the target."""
 MESSAGE_HEAD = struct.Struct("!ci")
@@ -54,10 +55,15 @@ class ReportedError(psycopg2.DatabaseError):
 class ServerMessages:
     """What a server says, message by message."""
 
-    def __init__(self, wire: Wire) -> None:
-        """Asks for nothing yet."""
+    def __init__(self, wire: Wire, room: bytearray | None = None) -> None:
+        """Asks for nothing yet.
+
+        Args:
+            wire: The server's.
+            room: ROOM_BYTES that nobody else uses meanwhile; None: of its own.
+        """
         self._wire = wire
-        self._buffer = bytearray(BLOCK_BYTES + HELD_BYTES)
+        self._buffer = bytearray(ROOM_BYTES) if room is None else room
         self._view = memoryview(self._buffer)
         self._filled = 0
 

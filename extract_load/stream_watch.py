@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,43 +94,102 @@ def require_equal(sent: int | None, taken: int) -> None:
         )
 
 
-class Watchdog(threading.Thread):
-    """The thread that gives a stream up when nothing moves."""
+class Watchdog:
+    """Gives one stream up when nothing moves."""
 
     def __init__(self, flow: Flow, watch: StreamWatch) -> None:
         """Begins to watch."""
-        super().__init__(name="watchdog", daemon=True)
         self._flow = flow
         self._watch = watch
+        self._unsent_bytes = 0
         self._ended = threading.Event()
+        self._looking = threading.Lock()
+        self._judge: threading.Thread | None = None
         self._stalled: ExtractLoadError | None = None
-        self.start()
+        _ROUND.add(self)
 
     def stop(self) -> ExtractLoadError | None:
         """Ends the watch; returns what it gave the stream up for."""
-        self._ended.set()
-        self.join(JOIN_SECONDS)
+        with self._looking:
+            self._ended.set()
+        _ROUND.remove(self)
+        if self._judge is not None:
+            self._judge.join(JOIN_SECONDS)
         return self._stalled
 
-    def run(self) -> None:
-        """Looks now and then; cuts the connection of the side that stalled."""
-        limit, unsent = self._watch.stall_seconds, 0
-        while not self._ended.wait(min(1.0, limit / 4)):
-            before, unsent = unsent, self._watch.target.unsent_bytes
-            if unsent < before:  # the last of a stream is megabytes in buffers of the system
+    @property
+    def pause_seconds(self) -> float:
+        """Between two looks, at most."""
+        return min(1.0, self._watch.stall_seconds / 4)
+
+    def look(self) -> None:
+        """Looks whether something moved; where nothing did for too long, begins to judge."""
+        with self._looking:
+            if self._ended.is_set() or (self._judge is not None and self._judge.is_alive()):
+                return
+            before, self._unsent_bytes = self._unsent_bytes, self._watch.target.unsent_bytes
+            if self._unsent_bytes < before:  # a stream's last megabytes are in the system's buffers
                 self._flow.moved_at = time.monotonic()
-            if time.monotonic() < self._flow.moved_at + limit:
-                continue
-            is_target = not self._flow.is_starved
-            if not is_target and _says_yes(self._watch.is_source_working, limit):
-                self._flow.moved_at = time.monotonic()
-                continue
-            session = self._watch.target if is_target else self._watch.source
-            self._stalled = _stalled(session, limit, is_target=is_target)
-            session.sever()
-            if not self._ended.wait(limit):  # the other side has fallen silent too
-                (self._watch.source if is_target else self._watch.target).sever()
+            if time.monotonic() < self._flow.moved_at + self._watch.stall_seconds:
+                return
+            self._judge = threading.Thread(target=self._judge_sides, name="judge", daemon=True)
+            with suppress(RuntimeError):  # no more threads: the next look tries again
+                self._judge.start()
+
+    def _judge_sides(self) -> None:
+        """Cuts the connection of the side that stalled; nothing where it is right to wait."""
+        limit = self._watch.stall_seconds
+        is_target = not self._flow.is_starved
+        if not is_target and _says_yes(self._watch.is_source_working, limit):
+            self._flow.moved_at = time.monotonic()
             return
+        session = self._watch.target if is_target else self._watch.source
+        self._stalled = _stalled(session, limit, is_target=is_target)
+        session.sever()
+        if not self._ended.wait(limit):  # the other side has fallen silent too
+            (self._watch.source if is_target else self._watch.target).sever()
+
+
+class _Round:
+    """The one thread that looks at all streams now and then, while there are any.
+
+    One for each stream takes 0.15 ms to begin and to end, as much as to ask for a chunk.
+    """
+
+    def __init__(self) -> None:
+        self._watchdogs: set[Watchdog] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, watchdog: Watchdog) -> None:
+        """Looks at one more stream."""
+        with self._changed:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._go, name="watchdog", daemon=True)
+                self._thread.start()
+            soonest = min((each.pause_seconds for each in self._watchdogs), default=0.0)
+            self._watchdogs.add(watchdog)
+            if watchdog.pause_seconds < soonest:
+                self._changed.notify()
+
+    def remove(self, watchdog: Watchdog) -> None:
+        """Looks at it no more."""
+        with self._changed:
+            self._watchdogs.discard(watchdog)
+
+    def _go(self) -> None:
+        while True:
+            with self._changed:
+                if not self._watchdogs:
+                    self._thread = None
+                    return
+                self._changed.wait(min(each.pause_seconds for each in self._watchdogs))
+                watchdogs = tuple(self._watchdogs)
+            for watchdog in watchdogs:
+                watchdog.look()
+
+
+_ROUND = _Round()
 
 
 def _says_yes(ask: Callable[[], bool], seconds: float) -> bool:

@@ -20,6 +20,7 @@ from extract_load.errors import (
     TargetError,
     TargetUnavailable,
 )
+from extract_load.server_messages import PROTOCOL_VIOLATION
 from tests.connections.conftest import Elsewhere
 from tests.support.servers import Database, fresh_database
 from tests.support.ways import ANYWHERE
@@ -205,6 +206,17 @@ def test_a_target_that_refuses_a_row_is_not_sent_the_rest(pair: Pair) -> None:
 
     assert caught.value.sqlstate == "23514"
     assert sum(sent) < 40 << 20, "of 235 MB; the system holds some"
+
+
+def test_a_message_that_is_no_row_is_told_by_its_state(pair: Pair) -> None:
+    """The target refuses it and goes; where it has all by then, psycopg2 says only that it went."""
+    notice = memoryview(bytearray(b"N\0\0\0\x0bMhello\0"))
+    _, session = pair
+
+    with pytest.raises(TargetUnavailable) as caught, session.transaction():
+        session.take_frames(INTO, lambda write: write(notice), "copy")
+
+    assert caught.value.sqlstate == PROTOCOL_VIOLATION
 
 
 def test_a_null_where_none_may_stand_names_its_column(pair: Pair) -> None:

@@ -10,7 +10,12 @@ import pytest
 
 from extract_load.copy_frames import FramesIn, FramesOut, PassOn, Write
 from extract_load.errors import SourceUnavailable
-from extract_load.server_messages import BLOCK_BYTES, HELD_BYTES, ReportedError
+from extract_load.server_messages import (
+    BLOCK_BYTES,
+    HELD_BYTES,
+    PROTOCOL_VIOLATION,
+    ReportedError,
+)
 from extract_load.wire import Wire, WireBroken
 
 READY = b"Z\0\0\0\x05T"
@@ -402,6 +407,18 @@ def test_what_a_target_said_before_its_error_is_no_error() -> None:
 def test_a_target_that_is_gone_without_a_word_is_told_by_libpq(says: bytes) -> None:
     with pytest.raises(psycopg2.OperationalError, match="closed the connection"):
         copied(Target(says, takes=0), ten_times)
+
+
+def test_a_target_that_goes_when_it_has_all_may_have_refused_it() -> None:
+    class Going(Target):
+        def send(self, data: memoryview) -> None:
+            """Takes it, and is gone."""
+            super().send(data)
+            self.is_cut = True
+
+    with pytest.raises(ReportedError, match="closed the connection unexpectedly") as caught:
+        copied(Going(), lambda write: write(memoryview(b"rows")))
+    assert caught.value.pgcode == PROTOCOL_VIOLATION
 
 
 def test_a_target_that_says_something_else_gets_its_rows() -> None:

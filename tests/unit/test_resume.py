@@ -9,7 +9,7 @@ from extract_load.catalog import Heap, TypeDefinition
 from extract_load.checkpoints import MISSING_ROWS_CHUNK, NO_PART, REPAIR_CHUNK, Checkpoint
 from extract_load.checkpoints import SnapshotMark as Mark
 from extract_load.planner import plan_table
-from extract_load.resume import part_of, resume, uncovered_leaves
+from extract_load.resume import Parts, resume, uncovered_leaves
 from extract_load.table_plan import TablePlan, TargetState
 from tests.unit.test_planner import CUT, LEAF, SCHEMA, settings
 
@@ -30,7 +30,7 @@ REGCLASS = TypeDefinition(2205, "pg_catalog", "regclass", "b", 0, 0, None)
 def checkpoints(plan: TablePlan = PLAN, snapshot: Mark = OLDER) -> list[Checkpoint]:
     """All of a plan's chunks, loaded."""
     return [
-        Checkpoint(chunk.number, "run", part_of(plan, chunk), snapshot, 1, 1, 7)
+        Checkpoint(chunk.number, "run", Parts(plan).of(chunk), snapshot, 1, 1, 7)
         for chunk in plan.chunks
     ]
 

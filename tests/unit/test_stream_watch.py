@@ -1,0 +1,121 @@
+"""What gives a stream up: one thread looks at all of them."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from extract_load.connection_parameters import ConnectionParameters
+from extract_load.memory import MemoryBudget
+from extract_load.stream_watch import StreamWatch, Watchdog
+
+LONG = 60.0
+
+
+class End:
+    """One side of a stream: told of, and cut."""
+
+    def __init__(self, conn_id: str) -> None:
+        self.parameters = ConnectionParameters(conn_id, "host", "database", "user")
+        self.unsent_bytes = 0
+        self.is_cut = threading.Event()
+
+    def sever(self) -> None:
+        self.is_cut.set()
+
+
+@dataclass
+class Still:
+    """A stream of which nothing moves."""
+
+    is_starved: bool = True
+    moved_at: float = field(default_factory=time.monotonic)
+
+
+def watched(
+    stall_seconds: float, is_source_working: Callable[[], bool] = lambda: False
+) -> tuple[Watchdog, End]:
+    source = End("source")
+    watch = StreamWatch(
+        stall_seconds=stall_seconds,
+        source=source,
+        target=End("target"),
+        is_source_working=is_source_working,
+        pace=lambda _: None,
+        memory=MemoryBudget(),
+    )
+    return Watchdog(Still(), watch), source
+
+
+def watching() -> int:
+    return sum(thread.name == "watchdog" for thread in threading.enumerate())
+
+
+def test_one_thread_looks_at_all_streams_and_ends_with_them() -> None:
+    watchdogs = [watched(0.4)[0] for _ in range(50)]
+    assert watching() == 1
+
+    assert all(watchdog.stop() is None for watchdog in watchdogs)
+
+    deadline = time.monotonic() + 5
+    while watching() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert watching() == 0
+    watchdog, source = watched(0.1)
+    assert source.is_cut.wait(5), "the next stream is looked at again"
+    assert watchdog.stop() is not None
+
+
+def test_a_short_limit_does_not_wait_for_a_long_one() -> None:
+    patient, other = watched(LONG)
+    watchdog, source = watched(0.1)
+
+    assert source.is_cut.wait(0.9), "the patient one is looked at once a second"
+
+    assert watchdog.stop() is not None
+    assert patient.stop() is None
+    assert not other.is_cut.is_set()
+
+
+def test_a_stream_is_judged_while_another_ones_source_does_not_answer() -> None:
+    answer = threading.Event()
+
+    def silent() -> bool:
+        return answer.wait(LONG)
+
+    asked, slow = watched(1.5, silent)
+    time.sleep(2.0)
+    watchdog, source = watched(0.1)
+
+    assert source.is_cut.wait(5)
+
+    assert not slow.is_cut.is_set()
+    assert slow.is_cut.wait(5), "no answer is a no"
+    answer.set()
+    assert watchdog.stop() is not None
+    assert asked.stop() is not None
+
+
+def test_a_source_that_still_looks_for_rows_is_waited_for_again_and_again() -> None:
+    asked: list[float] = []
+
+    def working() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) < 3
+
+    watchdog, source = watched(0.1, working)
+
+    assert source.is_cut.wait(5)
+    assert watchdog.stop() is not None
+    assert len(asked) == 3
+
+
+def test_nothing_is_cut_after_the_stream_has_ended() -> None:
+    for _ in range(20):
+        watchdog, source = watched(0.02)
+        time.sleep(0.015)
+        told = watchdog.stop()
+        assert (told is not None) == source.is_cut.is_set()
+        was_cut = source.is_cut.is_set()
+        time.sleep(0.03)
+        assert source.is_cut.is_set() == was_cut
