@@ -14,6 +14,7 @@ from extract_load.chunk_copy import end_part, load_chunk, member_of, read_text
 from extract_load.chunking import Chunk
 from extract_load.connection import ServerTransaction, Session
 from extract_load.connection_parameters import ConnectionParameters
+from extract_load.copy_frames import GoneWithAll
 from extract_load.errors import ExtractLoadError, LockYielded, SnapshotLost, Yielded
 from extract_load.load import Load
 from extract_load.retry import attempt
@@ -185,9 +186,9 @@ class ChunkLoading:
         self._progress(load.plan, self._counts)
 
     def _before_retry(self, error: ExtractLoadError) -> None:
-        """Counts a retry; where messages were others than those expected, libpq is to read them."""
+        """Counts a retry; where messages may have been others than rows, libpq reads the rest."""
         self._counts.add_retry(error)
-        if error.sqlstate == PROTOCOL_VIOLATION:
+        if error.sqlstate == PROTOCOL_VIOLATION or isinstance(error.__cause__, GoneWithAll):
             self._may_go_below = False
 
     @contextmanager

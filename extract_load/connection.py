@@ -199,7 +199,7 @@ class Session:
         """What the system took for the server and could not deliver yet (tcp(7), SIOCOUTQ)."""
         try:
             found = fcntl.ioctl(self._raw.fileno(), termios.TIOCOUTQ, b"\0" * 4)
-        except (psycopg2.Error, OSError):
+        except (psycopg2.Error, OSError, ValueError):  # closed, or no file any more
             return 0
         return int(struct.unpack("i", found)[0])
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psycopg2
 
+from extract_load.retry import is_lost
 from extract_load.server_messages import HELD_BYTES, MESSAGE_HEAD, ReportedError, ServerMessages
 from extract_load.wire import Wire, WireBroken
 
@@ -187,6 +188,13 @@ class FramesOut(ServerMessages):
             ) from broken
 
 
+class GoneWithAll(psycopg2.OperationalError):
+    """A target's connection went after the last row.
+
+    It may have said before that what came is no row: of several reports psycopg2 raises the last.
+    """
+
+
 class FramesIn:
     """What psycopg2 reads a COPY FROM from: it is asked once, and passes all on below libpq."""
 
@@ -232,6 +240,7 @@ class FramesIn:
 
         Raises:
             ReportedError: What the server ended it with.
+            GoneWithAll: If its connection went when it had been sent all.
             psycopg2.Error: Whatever libpq found out.
         """
         stream: Any = self
@@ -242,10 +251,8 @@ class FramesIn:
         except psycopg2.Error as error:
             if self._report is not None:
                 raise self._report from None
-            if self._has_passed_all and error.pgcode is None:
-                # Of several reports psycopg2 raises the last: that the connection went. The first
-                # may have been that what came is no row.
-                raise ReportedError.unreadable(str(error).partition("\n")[0]) from error
+            if self._has_passed_all and is_lost(error):
+                raise GoneWithAll(str(error)) from error
             raise
         return int(cursor.rowcount)
 

@@ -35,7 +35,9 @@ def move_below_libpq(copy_to: CopyTo, copy_from: CopyFrom, watch: StreamWatch) -
             if stalled is not None:
                 raise stalled from error
             raise
-        watchdog.stop()
+        stalled = watchdog.stop()
+        if stalled is not None:  # a connection was cut just as all was done
+            raise stalled
     return moved
 
 

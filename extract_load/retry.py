@@ -77,6 +77,15 @@ _COPY_CONTEXT = re.compile(
 """What the server says about where it stands in a COPY."""
 
 
+def is_lost(exc: psycopg2.Error) -> bool:
+    """Returns whether an error says no more than that the connection is gone."""
+    # A plain DatabaseError: what psycopg2 raises for a COPY whose connection went without a word.
+    return exc.pgcode is None and (
+        isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
+        or type(exc) is psycopg2.DatabaseError
+    )
+
+
 def error_from(exc: psycopg2.Error, side: Side, conn_id: str, doing: str) -> ExtractLoadError:
     """Returns our error for one that psycopg2 raised while doing something.
 
@@ -88,12 +97,7 @@ def error_from(exc: psycopg2.Error, side: Side, conn_id: str, doing: str) -> Ext
     """
     terminal, unavailable = _ERRORS[side]
     state = exc.pgcode
-    # A plain DatabaseError: what psycopg2 raises for a COPY whose connection went without a word.
-    lost = state is None and (
-        isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
-        or type(exc) is psycopg2.DatabaseError
-    )
-    retryable = lost or (
+    retryable = is_lost(exc) or (
         state is not None and (state[:2] in _RETRYABLE_CLASSES or state in _RETRYABLE_STATES)
     )
     kind = unavailable if retryable else terminal

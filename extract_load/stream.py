@@ -160,9 +160,10 @@ def _moved(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None) -> Cop
     _widen(write_end)
     reader = PipeReader(read_end, watch.pace) if watch else PipeReader(read_end)
     writer = _Writer(copy_out, write_end, reader)
-    watchdog = Watchdog(reader, watch) if watch else None
     writer.start()
+    watchdog: Watchdog | None = None
     try:
+        watchdog = Watchdog(reader, watch) if watch else None
         rows = copy_in(reader)
     except BaseException as error:
         stalled = watchdog.stop() if watchdog else None
@@ -173,10 +174,11 @@ def _moved(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None) -> Cop
         if isinstance(writer.error, ExtractLoadError) and not writer.was_cut_off:
             raise writer.error from error
         raise
-    if watchdog is not None:
-        watchdog.stop()
+    stalled = watchdog.stop() if watchdog else None
     os.close(read_end)
     writer.join(JOIN_SECONDS)
+    if stalled is not None:  # a connection was cut just as all was done
+        raise stalled
     require_equal(writer.rows, rows)
     return CopyStats(rows, reader.bytes)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from extract_load.connection_parameters import ConnectionParameters
+from extract_load.errors import SourceUnavailable
 from extract_load.memory import MemoryBudget
 from extract_load.stream_watch import StreamWatch, Watchdog
 
@@ -33,7 +34,9 @@ class Still:
 
 
 def watched(
-    stall_seconds: float, is_source_working: Callable[[], bool] = lambda: False
+    stall_seconds: float,
+    is_source_working: Callable[[], bool] = lambda: False,
+    flow: Still | None = None,
 ) -> tuple[Watchdog, End]:
     source = End("source")
     watch = StreamWatch(
@@ -44,7 +47,7 @@ def watched(
         pace=lambda _: None,
         memory=MemoryBudget(),
     )
-    return Watchdog(Still(), watch), source
+    return Watchdog(flow or Still(), watch), source
 
 
 def watching() -> int:
@@ -52,7 +55,7 @@ def watching() -> int:
 
 
 def test_one_thread_looks_at_all_streams_and_ends_with_them() -> None:
-    watchdogs = [watched(0.4)[0] for _ in range(50)]
+    watchdogs = [watched(LONG)[0] for _ in range(50)]
     assert watching() == 1
 
     assert all(watchdog.stop() is None for watchdog in watchdogs)
@@ -110,12 +113,45 @@ def test_a_source_that_still_looks_for_rows_is_waited_for_again_and_again() -> N
     assert len(asked) == 3
 
 
-def test_nothing_is_cut_after_the_stream_has_ended() -> None:
-    for _ in range(20):
-        watchdog, source = watched(0.02)
-        time.sleep(0.015)
-        told = watchdog.stop()
-        assert (told is not None) == source.is_cut.is_set()
-        was_cut = source.is_cut.is_set()
-        time.sleep(0.03)
-        assert source.is_cut.is_set() == was_cut
+def test_nothing_is_cut_once_the_stream_has_ended() -> None:
+    is_asked, answer = threading.Event(), threading.Event()
+
+    def ask() -> bool:
+        is_asked.set()
+        answer.wait(LONG)
+        return False
+
+    watchdog, source = watched(0.5, ask)
+    assert is_asked.wait(5)
+    threading.Timer(0.1, answer.set).start()
+
+    assert watchdog.stop() is None
+
+    assert not source.is_cut.is_set()
+
+
+def test_nothing_is_cut_that_moved_while_its_source_was_asked() -> None:
+    flow = Still()
+
+    def ask() -> bool:
+        flow.moved_at = time.monotonic() + LONG
+        return False
+
+    watchdog, source = watched(0.1, ask, flow)
+    deadline = time.monotonic() + 5
+    while flow.moved_at < time.monotonic() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert watchdog.stop() is None
+    assert not source.is_cut.is_set()
+
+
+def test_the_first_verdict_stands() -> None:
+    flow = Still()
+    watchdog, source = watched(0.1, flow=flow)
+    assert source.is_cut.wait(5)
+    flow.is_starved = False  # as the stream unwinds
+
+    time.sleep(0.5)
+
+    assert isinstance(watchdog.stop(), SourceUnavailable)
