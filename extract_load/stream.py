@@ -63,8 +63,9 @@ class PipeReader:
         """
         self._starves_since = started = time.monotonic()
         data = os.read(self._descriptor, size)
+        self.moved_at = time.monotonic()  # first: else the target is blamed for the wait
         self._starves_since = None
-        self._starved_seconds += time.monotonic() - started
+        self._starved_seconds += self.moved_at - started
         if data:
             self.bytes += len(data)
             self._pace(len(data))

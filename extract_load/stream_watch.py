@@ -113,7 +113,7 @@ class Watchdog:
         with self._looking:
             self._ended.set()
         _ROUND.remove(self)
-        if self._judge is not None:
+        if self._judge is not None and self._stalled is not None:  # it is at the connections
             self._judge.join(JOIN_SECONDS)
         return self._stalled
 
@@ -152,10 +152,11 @@ class Watchdog:
         if is_target:
             stalled, other = other, stalled
         with self._looking:
-            if self._ended.is_set() or self._has_moved():  # while it was asked
+            is_other_turn = self._flow.is_starved == is_target
+            if self._ended.is_set() or self._has_moved() or is_other_turn:  # while it was asked
                 return
             self._stalled = _stalled(stalled, limit, is_target=is_target)
-            stalled.sever()
+        stalled.sever()
         if not self._ended.wait(limit):  # the other side has fallen silent too
             other.sever()
 
