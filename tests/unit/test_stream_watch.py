@@ -5,24 +5,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from extract_load.connection_parameters import ConnectionParameters
 from extract_load.errors import SourceUnavailable, TargetUnavailable
 from extract_load.memory import MemoryBudget
 from extract_load.stream_watch import StreamWatch, Watchdog
+from tests.unit.test_stream import End
 
 LONG = 60.0
-
-
-class End:
-    """One side of a stream: told of, and cut."""
-
-    def __init__(self, conn_id: str) -> None:
-        self.parameters = ConnectionParameters(conn_id, "host", "database", "user")
-        self.unsent_bytes = 0
-        self.is_cut = threading.Event()
-
-    def sever(self) -> None:
-        self.is_cut.set()
 
 
 @dataclass
