@@ -82,8 +82,12 @@ def member_of(settings: TableSettings) -> object:
 
 
 def read_text(load: Load, chunk: Chunk) -> str:
-    """Returns what tells one read from another: its snapshot and its COPY."""
-    return f"{load.snapshot.id} {copy_out_query(load.plan, chunk)!r}"
+    """Returns what tells one read from another: its snapshot, its COPY and the path it has.
+
+    Under another `search_path` the same words may mean another operator.
+    """
+    path = chunk.leaf.search_path
+    return f"{load.snapshot.id} {path} {copy_out_query(load.plan, chunk)!r}"
 
 
 def _copy_to(source: SourceSnapshot, load: Load, chunk: Chunk, reader: Session) -> CopyTo:

@@ -12,6 +12,7 @@ from extract_load.errors import SchemaMismatch, SnapshotLost
 from extract_load.extract import count_rows
 from extract_load.fingerprint import fingerprint_of, is_altered
 from extract_load.load import Load
+from extract_load.predicate_judge import require_same_calls
 from extract_load.snapshot import SourceSnapshot
 from extract_load.stream_watch import CopyStats
 from extract_load.table_plan import TablePlan
@@ -48,7 +49,7 @@ def close_reading(
         by_keys: Whether counts did not prove that nothing is gone.
 
     Raises:
-        SnapshotLost: If the table was altered meanwhile.
+        SnapshotLost: If the table, or a function behind its predicate, was altered meanwhile.
     """
     plan = load.plan
     rows = count_rows(source, plan, anew=by_keys) if plan.counts_source else None
@@ -56,6 +57,7 @@ def close_reading(
         evidence = gather(session, source, load, rows or 0, by_keys=by_keys)
     counts.add(CopyStats(evidence.missing_rows, evidence.bytes))
     _require_same_source(source, plan)
+    require_same_calls(source, plan.settings, plan.source)
     source.wait_flushed()
     return SourceFacts(rows, evidence)
 

@@ -313,10 +313,16 @@ class Session:
         self.defer(self._beginning(begin, settings))
         try:
             yield self
-            self.execute("COMMIT", doing=doing)
+            self._commit(doing)
         except BaseException:
             self.roll_back()
             raise
+
+    def _commit(self, doing: str) -> None:
+        with self._translated(doing), self._raw.cursor() as cursor:
+            cursor.execute(self._with_deferred(cursor, "COMMIT"))
+            if cursor.statusmessage != "COMMIT":  # a statement had failed, and nobody said so
+                raise psycopg2.DatabaseError("the server rolled the transaction back")
 
     def begin(self, begin: str = WRITE, settings: Mapping[str, str] = {}) -> None:
         """Opens a transaction and pins its settings, in one round trip."""

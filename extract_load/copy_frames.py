@@ -223,8 +223,10 @@ class FramesIn:
             self._has_passed_all = True
         except WireBroken:
             self._broke_off = True
-            self._report = self._heard()
-            self._wire.cut()
+            try:
+                self._report = self._heard()
+            finally:
+                self._wire.cut()
         except BaseException as error:  # noqa: BLE001 - raised by `raise_error`
             self._broke_off = True
             self._error = error

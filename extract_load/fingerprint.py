@@ -89,12 +89,13 @@ def _moved(type_: TypeDefinition) -> list[int]:
     return [] if numbers == list(range(1, len(numbers) + 1)) else numbers
 
 
-def _predicate_facts(settings: TableSettings) -> str | list[str] | None:
-    if settings.custom_where is None:
+def _predicate_facts(settings: TableSettings) -> str | list[str] | dict[str, Any] | None:
+    where = settings.custom_where
+    if where is None:
         return None
     is_usual = settings.search_path == DEFAULT_SEARCH_PATH
-    written = settings.custom_where.sql
-    return written if is_usual else [written, *settings.search_path]
+    written: str | list[str] = where.sql if is_usual else [where.sql, *settings.search_path]
+    return written if where.called is None else {"written": written, "called": where.called}
 
 
 def _asked_columns(

@@ -79,6 +79,8 @@ def prepare(session: Session, load: Load) -> Resumed:
         lease.hold(session, load.lease)
         ledger.create_schema(session, plan.settings.target.schema)
         is_there = _has_table(session, plan.scratch)
+        if is_there:
+            _settle_chunks(session, plan)
         found = load.checkpoints.read(session) if is_there else []
         resumed = resume(plan, load.snapshot.id, found)
         if resumed.kept and count_scratch(session, plan) != sum(each.rows for each in found):
@@ -92,6 +94,14 @@ def prepare(session: Session, load: Load) -> Resumed:
         if is_there and not found:
             resumed = replace(resumed, why_dropped=_EMPTY)
     return resumed
+
+
+def _settle_chunks(session: Session, plan: TablePlan) -> None:
+    """Waits for lost chunks whose COMMIT was sent: their checkpoints count, or would be missed."""
+    session.execute(
+        sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(plan.scratch.sql),
+        doing="wait for chunks that were lost",
+    )
 
 
 def _create_scratch(session: Session, plan: TablePlan) -> None:

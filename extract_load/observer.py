@@ -46,7 +46,7 @@ class Observer:
         self._session: Session | None = None
 
     @contextmanager
-    def _looking(self, begin: str = READ_CONSISTENT) -> Iterator[Session]:
+    def looking(self, begin: str = READ_CONSISTENT) -> Iterator[Session]:
         """Yields the session in a transaction of its own."""
         with self._lock:
             if self._session is not None and not self._session.is_alive():
@@ -59,31 +59,31 @@ class Observer:
 
     def table(self, name: TableName) -> TableSchema:
         """Returns a table as the catalog has it now."""
-        with self._looking() as session:
+        with self.looking() as session:
             return read_source_table(session, name)
 
     def row_versions(self, table: TableSchema) -> str | None:
         """Returns the versions of a plain table's catalog rows now; None where all are gone."""
-        with self._looking() as session:
+        with self.looking() as session:
             return read_row_versions(session, [table]).get(table.oid)
 
     def has_other_columns(self, leaves: Sequence[Leaf]) -> bool:
         """Returns whether columns of leaves are not named now as the snapshot shows them."""
         oids = [leaf.oid for leaf in leaves]
-        with self._looking() as session:
+        with self.looking() as session:
             now = read_columns(session, oids, "look whether columns were renamed")
         return any(_names(leaf.columns) != _names(now[leaf.oid]) for leaf in leaves)
 
     def fares(self) -> Fares:
         """Returns how the source fares."""
         doing = "ask how the source fares"
-        with self._looking() as session:
+        with self.looking() as session:
             ((lag, active),) = session.execute(queries("catalog")["fares"], doing=doing)
         return Fares(lag, active)
 
     def blockers(self, pids: Collection[int]) -> set[int]:
         """Returns which of some backends hold a lock that somebody else waits for."""
-        with self._looking() as session:
+        with self.looking() as session:
             found = session.execute(queries("catalog")["blockers"], {"pids": list(pids)})
         return {pid for (pid,) in found}
 
@@ -91,7 +91,7 @@ class Observer:
         """Returns whether a backend is busy with something else than its client."""
         doing = "look at a reader"
         try:
-            with self._looking() as session:
+            with self.looking() as session:
                 found = session.execute(queries("catalog")["is_working"], {"pid": pid}, doing)
         except SourceError as error:
             logger.debug("reader not seen", extra={"why": error.primary})
@@ -100,7 +100,7 @@ class Observer:
 
     def has_reached(self, lsn: str) -> bool:
         """Returns whether the source's WAL is at or past a position."""
-        with self._looking() as session:
+        with self.looking() as session:
             return lsn_number(read_lsn(session)) >= lsn_number(lsn)
 
     def wait_flushed(self, lsn: str) -> None:
@@ -129,7 +129,7 @@ class Observer:
 
     def _is_flushed(self, lsn: str) -> bool:
         query = "SELECT pg_current_wal_flush_lsn() >= %(lsn)s::pg_lsn"
-        with self._looking() as session:
+        with self.looking() as session:
             return bool(session.execute(query, {"lsn": lsn})[0][0])
 
     def _nudge(self) -> None:
@@ -138,7 +138,7 @@ class Observer:
         Costs one transaction id. Where the role may only ever read, the waiting has to do.
         """
         try:
-            with self._looking(WRITE) as session:
+            with self.looking(WRITE) as session:
                 session.execute("SELECT pg_current_xact_id()")
         except SourceError as error:
             logger.debug("source not nudged", extra={"why": error.primary})

@@ -41,6 +41,8 @@ class Predicate:
     calls is looked up in the source."""
     reads_more: bool = False
     """Whether its sub-queries, or what it calls, may read tables or ask for the time."""
+    called: str | None = None
+    """A digest of the functions it may call that neither PostgreSQL nor an extension brought."""
 
     def __str__(self) -> str:
         return self.written

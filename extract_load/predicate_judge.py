@@ -3,6 +3,8 @@
 Nothing of the predicate is executed before: planning it would fold, and so call, functions.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +13,7 @@ from typing import NamedTuple
 from extract_load.catalog import TableSchema
 from extract_load.config import SyncMode, TableSettings
 from extract_load.connection import Session
-from extract_load.errors import SourceError
+from extract_load.errors import SnapshotLost, SourceError
 from extract_load.identifiers import TableName
 from extract_load.leaf_lock import use_path
 from extract_load.predicate import Predicate
@@ -57,9 +59,10 @@ def judge_predicate(
         if call.kind == "function" and call.arguments != 1 and FORBIDDEN.match(call.name):
             raise _refusal(name, str(call), "It acts, or tells of the session and not of the row.")
     with source.looking() as reader:
-        schemas = _schemas(reader, settings.search_path)
-        found = _reached(reader, calls, schemas)
+        found = _reached(reader, calls, settings.search_path)
     for one in found:
+        if not one.is_judged:
+            continue
         if one.is_volatile or FORBIDDEN.match(one.function):
             why = "It is volatile." if one.is_volatile else "It acts, or tells of the session."
             raise _refusal(name, one.what, why)
@@ -75,9 +78,42 @@ def judge_predicate(
             "It may read tables, or the catalog: rows would enter unseen. Nothing was read.",
             "Declare a function IMMUTABLE if nothing but its arguments decides, or use full_sync.",
         )
-    if not stable:
-        return where
-    return replace(where, may_move_alone=True, reads_more=True)
+    where = replace(where, called=_digest(found))
+    return replace(where, may_move_alone=True, reads_more=True) if stable else where
+
+
+def require_same_calls(
+    source: SourceSnapshot, settings: TableSettings, schema: TableSchema
+) -> None:
+    """Refuses what was read while a function behind `custom_where` was replaced.
+
+    Such a function runs as it is now, in whichever snapshot.
+
+    Args:
+        source: Where the rows were read.
+        settings: The table's, with a judged predicate, or none.
+        schema: The source table.
+
+    Raises:
+        SnapshotLost: If the predicate calls something else now, or something may be called by
+            the same name.
+    """
+    where = settings.custom_where
+    if where is None:
+        return
+    with source.past_snapshot() as session:
+        now = _digest(_reached(session, calls_of(where, schema.column_names), settings.search_path))
+    if now != where.called:
+        raise SnapshotLost(
+            f"a function that custom_where of {settings.source.said} calls was replaced",
+            "It was another when the first chunk was read. Nothing was published.",
+            "Run again: it reads the whole table.",
+        )
+
+
+def _digest(found: Sequence["_Reached"]) -> str | None:
+    own = sorted({one.definition for one in found if one.definition is not None})
+    return hashlib.sha256(json.dumps(own).encode()).hexdigest()[:32] if own else None
 
 
 def _refusal(name: TableName, call: str, why: str) -> SourceError:
@@ -102,13 +138,19 @@ class _Reached(NamedTuple):
     is_volatile: bool
     reads_more: bool
     """Whether others than its arguments may decide."""
+    is_judged: bool
+    """Whether it may be one that must not be called."""
+    definition: str | None
+    """Of one that neither PostgreSQL nor an extension brought."""
 
 
-def _reached(reader: Session, calls: Sequence[Called], schemas: list[str]) -> list[_Reached]:
-    """What a predicate may call: what it must not, and what tells more than the row."""
+def _reached(
+    reader: Session, calls: Sequence[Called], search_path: tuple[str, ...]
+) -> list[_Reached]:
+    """What a predicate may call: what it must not, what tells more than the row, what is theirs."""
     doing = "look up what custom_where calls"
     facts = {
-        "path": schemas,
+        "path": _schemas(reader, search_path),
         "kinds": [call.kind for call in calls],
         "schemas": [call.schema for call in calls],
         "names": [call.name for call in calls],

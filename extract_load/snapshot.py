@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from uuid import uuid4
+from weakref import WeakSet
 
 from extract_load import log
 from extract_load.catalog import Leaf, ServerCut, TableSchema, read_lsn, read_server_cut
@@ -78,10 +79,40 @@ class SourceSnapshot:
         self.governor = governor
         self._registry = registry
         self._max_age: float = governor.run.snapshot_max_age.total_seconds()
+        self._readers = Readers(
+            registry,
+            governor.memory,
+            governor.run.source_max_connections - _NOT_READERS,
+            self._new_session,
+            self._limits,
+        )
+        self._tables = SourceTables(tables)
+        self.counts = SourceCounts()
+        self._lock = threading.Lock()
+        self._observer = Observer(parameters, registry)
+        self._joined: WeakSet[Session] = WeakSet()
+        self._joining = threading.Lock()
+        self._ended = threading.Event()
+        self._is_flushed = False
         self.holder = registry.open(parameters, "source")
+        self._deadline: float = time.monotonic() + self._max_age
+        early = min(_OBEY_SECONDS + 0.5, self._max_age / 10)  # its end takes a moment too
+        self._timer = threading.Timer(self._max_age - early, self._end_all)
+        self._timer.daemon = True
+        self._timer.start()
+        try:
+            self._take()
+        except BaseException:
+            self._timer.cancel()
+            registry.close(self.holder)
+            raise
+        self._watch = threading.Thread(target=self._keep_watch, name="snapshot", daemon=True)
+        self._watch.start()
+
+    def _take(self) -> None:
+        """Takes the snapshot: from here on the server's oldest rows wait for it."""
         open_transactions = read_open_transactions(self.holder)
         earlier_lsn = read_lsn(self.holder)
-        self._deadline: float = time.monotonic() + self._max_age
         self.holder.begin(READ_CONSISTENT, self._limits())
         exported = self.holder.execute(
             "SELECT pg_export_snapshot()", doing="export the source's snapshot"
@@ -94,25 +125,6 @@ class SourceSnapshot:
             open_unknown=open_transactions.why_unknown,
         )
         self.mark = SnapshotMark(str(uuid4()), cut.xmin, cut.lsn)
-        self._readers = Readers(
-            registry,
-            governor.memory,
-            governor.run.source_max_connections - _NOT_READERS,
-            self._new_session,
-            self._limits,
-        )
-        self._tables = SourceTables(tables)
-        self.counts = SourceCounts()
-        self._lock = threading.Lock()
-        self._observer = Observer(parameters, registry)
-        self._ended = threading.Event()
-        self._is_flushed = False
-        early = min(_OBEY_SECONDS + 0.5, self._max_age / 10)  # its end takes a moment too
-        self._timer = threading.Timer(self._max_age - early, self._end_all)
-        self._watch = threading.Thread(target=self._keep_watch, name="snapshot", daemon=True)
-        for thread in (self._timer, self._watch):
-            thread.daemon = True
-            thread.start()
 
     # ------------------------------------------------------------ looking
 
@@ -141,6 +153,10 @@ class SourceSnapshot:
     def table_now(self, name: TableName) -> TableSchema:
         """Returns a table as the catalog has it now, past the snapshot."""
         return self._observer.table(name)
+
+    def past_snapshot(self) -> AbstractContextManager[Session]:
+        """Returns a block with a session that sees the source as it is now."""
+        return self._observer.looking()
 
     def has_reached(self, lsn: str) -> bool:
         """Returns whether the source's WAL is at or past a position by now."""
@@ -240,6 +256,11 @@ class SourceSnapshot:
 
     def _new_session(self) -> Session:
         session = self._registry.open(self.parameters, "source")
+        with self._joining:
+            self._joined.add(session)
+        if self._ended.is_set():  # whoever ended it may have looked before
+            self._registry.close(session)
+            raise self._too_old()
         begin = f"{READ_CONSISTENT}; SET TRANSACTION SNAPSHOT '{self._snapshot_id}'"
         try:
             salt = {SALT_SETTING: self.parameters.mask_salt} if self.parameters.mask_salt else {}
@@ -322,6 +343,10 @@ class SourceSnapshot:
         self._ended.set()
         logger.info("snapshot ended", extra={"why": self._too_old().detail})
         self._readers.end(_OBEY_SECONDS)
+        with self._joining:
+            joined = tuple(self._joined)
+        for reader in joined:  # also who joins just now, or frees its locks
+            reader.sever()
         self.holder.sever()
         self._observer.sever()
         self._close_sessions()

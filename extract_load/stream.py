@@ -134,6 +134,10 @@ class PipeWriter:
         return bool(looked_at.poll(0))
 
 
+_WRITES_AGAIN_SECONDS = 1.0
+"""How long a writer whose reader gave up has until its next row, before its source is cut."""
+
+
 def move_by_libpq(
     copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None = None
 ) -> CopyStats:
@@ -169,10 +173,14 @@ def _moved(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None) -> Cop
     except BaseException as error:
         stalled = watchdog.stop() if watchdog else None
         os.close(read_end)  # the writer's next write fails, if it is still writing
+        writer.join(_WRITES_AGAIN_SECONDS)
+        was_cut_off = writer.is_alive() or writer.was_cut_off
+        if watch is not None and writer.is_alive():
+            watch.source.sever()  # it waits for a row, in memory that its connection's end frees
         writer.join(JOIN_SECONDS)
         if stalled is not None:
             raise stalled from error
-        if isinstance(writer.error, ExtractLoadError) and not writer.was_cut_off:
+        if isinstance(writer.error, ExtractLoadError) and not was_cut_off:
             raise writer.error from error
         raise
     stalled = watchdog.stop() if watchdog else None

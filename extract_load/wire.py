@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import psycopg2
@@ -124,7 +124,8 @@ class Wire:
         The server hears of it when the connection is closed (by a reset): one that waits for room
         to send would go on, since what has come is still read here.
         """
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        with suppress(OSError):  # of one that is ended already; where it is not, the next fails too
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError as error:

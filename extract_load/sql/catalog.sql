@@ -2,11 +2,17 @@
 
 -- name: server
 -- The server and the transaction's snapshot, on a primary or a standby. A primary's timeline is
--- read from a WAL file name: just after a promotion the control file still shows the old one.
+-- read from a WAL file name: just after a promotion the control file still shows the old one. So it
+-- does on a standby that follows a promoted one, up to its next restartpoint.
 select
     current_setting('server_version_num')::int as version,
     system.system_identifier::text as system_identifier,
-    case when pg_is_in_recovery() then checkpoint.timeline_id
+    case when pg_is_in_recovery()
+        then greatest(
+            checkpoint.timeline_id,
+            recovery.min_recovery_end_timeline,
+            (select received_tli from pg_stat_wal_receiver)
+        )
         else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
     end as timeline,
     (select oid::bigint from pg_database where datname = current_database()) as database_oid,
@@ -20,6 +26,7 @@ select
     current_setting('server_encoding') as encoding
 from pg_control_system() as system
 cross join pg_control_checkpoint() as checkpoint
+cross join pg_control_recovery() as recovery
 
 -- name: lsn
 -- The WAL position now.

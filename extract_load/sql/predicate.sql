@@ -66,16 +66,24 @@ select distinct
     proc.provolatile = 'v' as is_volatile,
     -- What PostgreSQL and its extensions bring depends on settings, which are pinned, and reads no
     -- table; an implicit cast need not be one that is taken.
-    proc.provolatile = 's' and namespace.nspname <> 'pg_catalog'
-        and reached.kind <> 'implicit cast'
-        and not exists (
-            select from pg_depend as member
-            where member.classid = 'pg_proc'::regclass and member.objid = proc.oid
-                and member.deptype = 'e'
-        ) as reads_more
+    proc.provolatile = 's' and reached.kind <> 'implicit cast' and own.is_own as reads_more,
+    proc.provolatile = 'v' or reached.kind = 'function'
+        or (proc.provolatile = 's' and namespace.nspname <> 'pg_catalog') as is_judged,
+    -- With its volatility and settings. PostgreSQL prints no aggregate.
+    case
+        when own.is_own and proc.prokind = 'a' then proc.oid::text
+        when own.is_own then pg_get_functiondef(proc.oid)
+    end as definition
 from reached
 inner join pg_proc as proc on proc.oid = reached.function
 inner join pg_namespace as namespace on namespace.oid = proc.pronamespace
-where proc.provolatile = 'v' or reached.kind = 'function'
+cross join lateral (
+    select namespace.nspname <> 'pg_catalog' and not exists (
+        select from pg_depend as member
+        where member.classid = 'pg_proc'::regclass and member.objid = proc.oid
+            and member.deptype = 'e'
+    ) as is_own
+) as own
+where own.is_own or proc.provolatile = 'v' or reached.kind = 'function'
     or (proc.provolatile = 's' and proc.pronamespace <> 'pg_catalog'::regnamespace)
 order by what

@@ -7,7 +7,7 @@ import pytest
 from tests.support.command import extract_load, write_settings
 from tests.support.landing import environment, land, land_one, settings
 from tests.support.servers import Database
-from tests.support.tables import FULL, RAW, XMIN, create_items
+from tests.support.tables import FULL, MODES, RAW, XMIN, create_items
 
 HARM = """
 CREATE TABLE public.called (by text);
@@ -285,6 +285,96 @@ def test_another_path_is_another_beginning(items: Database, target: Database) ->
     found = land_one(items, target, {**table, "search_path": ["loud", "pg_catalog"]})
 
     assert (found.baseline, found.rows_inserted) == (True, 500)
+
+
+def test_two_entries_with_another_path_each_share_no_read(
+    items: Database, target: Database
+) -> None:
+    """Their COPY is the same to the letter."""
+    items.execute(LOUD)
+    table = {**FULL, "custom_where": "body = 'word'", "verify": "off", "batch_size": 100}
+    others = {"search_path": "loud, pg_catalog", "target": "raw_data.loud"}
+
+    usual, loud = land(
+        items, target, {**table, "target": "raw_data.usual"}, {**table, **others}
+    ).tables
+
+    assert (usual.rows_inserted, loud.rows_inserted) == (500, 1_000)
+
+
+CHOSEN = """
+CREATE OR REPLACE FUNCTION public.chosen(int) RETURNS boolean LANGUAGE sql IMMUTABLE
+    AS 'SELECT $1 % 2 = {}'
+"""
+
+
+@pytest.mark.parametrize("table", MODES.values(), ids=MODES)
+def test_a_function_that_was_replaced_is_another_beginning(
+    items: Database, target: Database, table: dict[str, Any]
+) -> None:
+    """As many rows enter as leave: no count tells it, and no xmin."""
+    items.execute(CHOSEN.format(0))
+    chosen = {**table, "custom_where": "chosen(id)", "max_delete_ratio": 1}
+    land_one(items, target, chosen)
+    items.execute("GRANT EXECUTE ON FUNCTION public.chosen TO PUBLIC")
+    assert not land_one(items, target, chosen).baseline
+    items.execute(CHOSEN.format(1))
+
+    found = land_one(items, target, chosen)
+
+    assert found.baseline
+    assert (found.rows_inserted, found.rows_deleted) == (500, 500)
+    assert not land_one(items, target, chosen).baseline
+
+
+def test_a_function_behind_an_operator_counts_and_a_nearer_one_too(
+    items: Database, target: Database
+) -> None:
+    items.execute(
+        "CREATE FUNCTION public.odd(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE"
+        " AS 'SELECT $1 % 2 = $2';"
+        "CREATE OPERATOR public.### (LEFTARG = int, RIGHTARG = int, FUNCTION = public.odd)"
+    )
+    table = {**XMIN, "custom_where": "id ### 1 AND even(id)", "max_delete_ratio": 1}
+    items.execute(
+        "CREATE FUNCTION public.even(bigint) RETURNS boolean LANGUAGE sql IMMUTABLE"
+        " AS 'SELECT true'"
+    )
+    land_one(items, target, table)
+    items.execute(
+        "CREATE OR REPLACE FUNCTION public.odd(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE"
+        " AS 'SELECT $1 % 2 <> $2'"
+    )
+    assert land_one(items, target, table).rows_deleted == 500
+    items.execute(
+        "CREATE FUNCTION public.even(int) RETURNS boolean LANGUAGE sql IMMUTABLE"
+        " AS 'SELECT $1 % 4 = 0'"
+    )
+    assert land_one(items, target, table).rows_deleted == 250
+
+
+@pytest.mark.parametrize("table", MODES.values(), ids=MODES)
+def test_a_function_that_is_replaced_while_rows_are_read_is_read_again(
+    items: Database, target: Database, table: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It runs as it is now, in whichever snapshot: chunks of both would be published."""
+    items.execute(CHOSEN.format(0))
+    chosen = {**table, "custom_where": "chosen(id)", "batch_size": 100, "verify": "off"}
+
+    def replace_it(chunks: int) -> None:
+        if chunks == 3:
+            items.execute(CHOSEN.format(1))
+
+    with caplog.at_level("INFO", "extract_load"):
+        (result,) = land(items, target, chosen, after_chunk=replace_it).tables
+
+    assert result.error is None
+    assert result.retries == 1
+    told = 'a function that custom_where of "public.items" calls was replaced'
+    assert told in [getattr(one, "why", "") for one in caplog.records]
+    assert target.execute(f"SELECT count(*), count(*) FILTER (WHERE id % 2 = 1) FROM {RAW}") == [
+        (500, 500)
+    ]
 
 
 def test_our_own_conditions_do_not_follow_the_path(items: Database, target: Database) -> None:

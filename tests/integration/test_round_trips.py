@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,22 @@ def notes(session: Session) -> list[str]:
 
 def note(body: str) -> sql.Composable:
     return sql.SQL("INSERT INTO public.notes VALUES ({})").format(sql.Literal(body))
+
+
+def test_a_transaction_whose_statement_failed_unsaid_is_an_error(session: Session) -> None:
+    """The server answers its COMMIT with ROLLBACK, and no error."""
+
+    def keep_quiet() -> None:
+        with session.transaction(doing="keep a note"):
+            session.execute(note("kept"))
+            with suppress(TargetError):
+                session.execute(note("refused"))
+
+    with pytest.raises(TargetError, match="could not keep a note") as caught:
+        keep_quiet()
+
+    assert "the server rolled the transaction back" in caught.value.detail
+    assert notes(session) == []
 
 
 def kinds(server: EmbeddedServer, before: int) -> Counter[str]:

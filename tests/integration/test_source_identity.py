@@ -14,6 +14,7 @@ from tests.support.own_servers import (
     catch_up,
     cold_copy,
     database_of,
+    follow,
     new_server,
     standby_of,
     wait_for,
@@ -148,6 +149,37 @@ def test_a_promoted_standby_that_lost_commits_is_read_whole(
     assert why == IDENTITY
     assert (result.rows_inserted, result.rows_deleted) == (20, 10)
     assert_equal(theirs, target, table)
+
+
+def test_a_standby_that_follows_a_promoted_one_is_read_whole(
+    primary: EmbeddedServer,
+    standby: EmbeddedServer,
+    target: Database,
+    caplog: pytest.LogCaptureFixture,
+    stack: ExitStack,
+) -> None:
+    """Up to its next restartpoint its control file has the timeline of before."""
+    other = standby_of(primary, primary.data_dir.with_name(primary.data_dir.name + "-other"))
+    stack.callback(other.stop)
+    for each in (standby, other):
+        catch_up(database_of(primary), database_of(each))
+    land_one(database_of(other), target, XMIN)
+    primary.stop()
+    other.stop()
+    promoted = database_of(standby)
+    promoted.execute("SELECT pg_promote()")
+    follow(other, standby)
+    promoted.execute(OTHERS)
+    catch_up(promoted, database_of(other))
+    control = "SELECT timeline_id FROM pg_control_checkpoint()"
+    assert database_of(other).execute(control) == [(1,)]
+
+    result, why = land_and_tell_why(database_of(other), target, XMIN, caplog)
+
+    assert why == IDENTITY
+    assert result.rows_inserted == 20
+    assert_equal(promoted, target, XMIN)
+    assert not land_one(promoted, target, XMIN).baseline
 
 
 def test_another_database_of_the_server_is_read_whole(

@@ -49,15 +49,19 @@ def standby_of(primary: EmbeddedServer, directory: Path) -> EmbeddedServer:
     primary.stop()
     standby = cold_copy(primary, directory)
     primary.start()
-    signal = directory / "standby.signal"
-    signal.touch()
-    with (directory / "postgresql.auto.conf").open("a") as settings:
+    follow(standby, primary)
+    return standby
+
+
+def follow(standby: EmbeddedServer, primary: EmbeddedServer) -> None:
+    """Starts a stopped server as a standby that streams from another."""
+    (standby.data_dir / "standby.signal").touch()
+    with (standby.data_dir / "postgresql.auto.conf").open("a") as settings:
         settings.write(
             f"primary_conninfo = 'host={HOST} port={primary.port} user={SUPERUSER}"
             f" password={PASSWORD}'\nmax_standby_streaming_delay = 0\n"
         )
     standby.start()
-    return standby
 
 
 def crash(server: EmbeddedServer) -> None:

@@ -398,6 +398,17 @@ def test_what_a_target_said_before_its_error_is_no_error() -> None:
         copied(target, ten_times)
 
 
+def test_a_target_that_cannot_be_heard_out_is_cut_all_the_same() -> None:
+    class Costly(Target):
+        def is_silent(self, seconds: float) -> bool:
+            raise MemoryError(seconds)
+
+    target = Costly(says=report("no room", "53100"))
+    with pytest.raises(MemoryError):
+        copied(target, ten_times)
+    assert target.is_cut
+
+
 @pytest.mark.parametrize("says", [b"", b"E\0\0", b"E\0\0\0\0"], ids=["silent", "half", "bad"])
 def test_a_target_that_is_gone_without_a_word_is_told_by_libpq(says: bytes) -> None:
     with pytest.raises(psycopg2.OperationalError, match="closed the connection"):

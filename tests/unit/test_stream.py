@@ -136,6 +136,24 @@ def test_a_target_that_falls_silent_with_the_last_bytes_is_the_one_that_stalled(
     assert not source.is_cut.is_set()
 
 
+def test_a_source_that_has_no_row_yet_is_cut_when_its_target_is_gone(memory: MemoryBudget) -> None:
+    """It learns of that with its next row, maybe minutes later, in a connection freed by then."""
+    source, target = End("source"), End("target")
+
+    def copy_out(_stream: PipeWriter) -> int:
+        assert source.is_cut.wait(30), "nobody ends it"
+        raise SourceUnavailable("the connection was cut")
+
+    def copy_in(_stream: PipeReader) -> int:
+        raise TargetError("no space left")
+
+    started = time.monotonic()
+    with pytest.raises(TargetError, match="no space left"):
+        move_by_libpq(copy_out, copy_in, watched(source, target, 60, memory))
+    assert time.monotonic() - started < 10
+    assert not target.is_cut.is_set()
+
+
 def test_so_is_one_that_takes_a_block_and_no_more(memory: MemoryBudget) -> None:
     """The pipe is empty, but nobody asks the source for more."""
     source, target = End("source"), End("target")
