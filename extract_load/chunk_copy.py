@@ -158,6 +158,7 @@ class _Part:
             is_source_working=self._is_right_to_wait,
             pace=lambda _: None,  # what is read once is paid once, where it is read
             memory=self.source.governor.memory,
+            owns_source=False,
         )
 
     @property

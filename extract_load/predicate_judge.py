@@ -87,7 +87,7 @@ def require_same_calls(
 ) -> None:
     """Refuses what was read while a function behind `custom_where` was replaced.
 
-    Such a function runs as it is now, in whichever snapshot.
+    Such a function runs as it is now, in whichever snapshot; it was judged as the snapshot has it.
 
     Args:
         source: Where the rows were read.
@@ -106,8 +106,8 @@ def require_same_calls(
     if now != where.called:
         raise SnapshotLost(
             f"a function that custom_where of {settings.source.said} calls was replaced",
-            "It was another when the first chunk was read. Nothing was published.",
-            "Run again: it reads the whole table.",
+            "The snapshot has another than the source has now. Nothing was published.",
+            "Run again: it takes a new snapshot, and reads the whole table.",
         )
 
 
@@ -141,7 +141,7 @@ class _Reached(NamedTuple):
     is_judged: bool
     """Whether it may be one that must not be called."""
     definition: str | None
-    """Of one that neither PostgreSQL nor an extension brought."""
+    """A digest of it, where neither PostgreSQL nor an extension brought it."""
 
 
 def _reached(

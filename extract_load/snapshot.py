@@ -99,8 +99,8 @@ class SourceSnapshot:
         early = min(_OBEY_SECONDS + 0.5, self._max_age / 10)  # its end takes a moment too
         self._timer = threading.Timer(self._max_age - early, self._end_all)
         self._timer.daemon = True
-        self._timer.start()
         try:
+            self._timer.start()
             self._take()
         except BaseException:
             self._timer.cancel()

@@ -174,8 +174,8 @@ def _moved(copy_out: CopyOut, copy_in: CopyIn, watch: StreamWatch | None) -> Cop
         stalled = watchdog.stop() if watchdog else None
         os.close(read_end)  # the writer's next write fails, if it is still writing
         writer.join(_WRITES_AGAIN_SECONDS)
-        was_cut_off = writer.is_alive() or writer.was_cut_off
-        if watch is not None and writer.is_alive():
+        was_cut_off = writer.was_cut_off or (writer.is_alive() and writer.error is None)
+        if watch is not None and watch.owns_source and writer.is_alive():
             watch.source.sever()  # it waits for a row, in memory that its connection's end frees
         writer.join(JOIN_SECONDS)
         if stalled is not None:

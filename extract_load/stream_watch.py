@@ -67,6 +67,8 @@ class StreamWatch:
     """Waits until so many bytes may pass."""
     memory: MemoryBudget
     """Ends streams that take too much of it."""
+    owns_source: bool = True
+    """Whether nobody else reads from the source's connection, which is given up with the stream."""
 
 
 class Flow(Protocol):

@@ -69,11 +69,12 @@ select distinct
     proc.provolatile = 's' and reached.kind <> 'implicit cast' and own.is_own as reads_more,
     proc.provolatile = 'v' or reached.kind = 'function'
         or (proc.provolatile = 's' and namespace.nspname <> 'pg_catalog') as is_judged,
-    -- With its volatility and settings. PostgreSQL prints no aggregate.
-    case
-        when own.is_own and proc.prokind = 'a' then proc.oid::text
-        when own.is_own then pg_get_functiondef(proc.oid)
-    end as definition
+    -- As the transaction's snapshot has it: pg_get_functiondef prints what is there now, and locks
+    -- what a body names.
+    case when own.is_own then md5(concat(
+        (to_jsonb(proc) - array['oid', 'proowner', 'proacl'])::text,
+        (select to_jsonb(aggregate)::text from pg_aggregate as aggregate where aggfnoid = proc.oid)
+    )) end as definition
 from reached
 inner join pg_proc as proc on proc.oid = reached.function
 inner join pg_namespace as namespace on namespace.oid = proc.pronamespace

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from extract_load.runner import RunOptions, run
+from extract_load.table_plan import TablePlan
 from tests.support.command import extract_load, write_settings
-from tests.support.landing import environment, land, land_one, settings
+from tests.support.landing import each_once, environment, land, land_one, settings
 from tests.support.servers import Database
 from tests.support.tables import FULL, MODES, RAW, XMIN, create_items
 
@@ -375,6 +377,31 @@ def test_a_function_that_is_replaced_while_rows_are_read_is_read_again(
     assert target.execute(f"SELECT count(*), count(*) FILTER (WHERE id % 2 = 1) FROM {RAW}") == [
         (500, 500)
     ]
+
+
+def test_a_function_replaced_under_a_snapshot_is_never_taken_for_the_snapshots_own(
+    items: Database, target: Database
+) -> None:
+    """A run's later table is judged as its snapshot has it, and read with what is there now."""
+    items.execute(CHOSEN.format(0))
+    items.execute("CREATE TABLE public.before AS SELECT 1 AS id")
+
+    def replace_it(plan: TablePlan, _chunks: int) -> None:
+        if plan.settings.source.table == "before":
+            items.execute(CHOSEN.format(1).replace("IMMUTABLE", "VOLATILE"))
+
+    first = {"source": "public.before", "sync_mode": "full_sync"}
+    one_by_one = settings(
+        first, {**FULL, "custom_where": "chosen(id)", "verify": "off"}, tables_in_parallel=1
+    )
+    options = RunOptions(progress=each_once(replace_it))
+    before, result = run(one_by_one, environment(items, target), options).tables
+
+    assert before.error is None
+    assert result.error is not None
+    assert result.error.primary.endswith("may not call function public.chosen")
+    assert result.retries == 1, "it was read, and not published"
+    assert target.execute("SELECT to_regclass(%s)", [RAW]) == [(None,)]
 
 
 def test_our_own_conditions_do_not_follow_the_path(items: Database, target: Database) -> None:

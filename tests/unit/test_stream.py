@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -152,6 +153,21 @@ def test_a_source_that_has_no_row_yet_is_cut_when_its_target_is_gone(memory: Mem
         move_by_libpq(copy_out, copy_in, watched(source, target, 60, memory))
     assert time.monotonic() - started < 10
     assert not target.is_cut.is_set()
+
+
+def test_a_source_that_others_read_from_is_not_cut_for_one_target(memory: MemoryBudget) -> None:
+    source, target = End("source"), End("target")
+
+    def copy_out(_stream: PipeWriter) -> int:
+        assert not source.is_cut.wait(3), "cut for all"
+        return 10
+
+    def copy_in(_stream: PipeReader) -> int:
+        raise TargetError("no space left")
+
+    shared = replace(watched(source, target, 60, memory), owns_source=False)
+    with pytest.raises(TargetError, match="no space left"):
+        move_by_libpq(copy_out, copy_in, shared)
 
 
 def test_so_is_one_that_takes_a_block_and_no_more(memory: MemoryBudget) -> None:
