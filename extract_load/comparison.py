@@ -12,7 +12,7 @@ from psycopg2 import sql
 
 from extract_load import lease
 from extract_load.baseline import why_baseline
-from extract_load.config import Deletes, SyncMode, Verify
+from extract_load.config import Deletes, Mask, SyncMode, Verify
 from extract_load.connection import Session
 from extract_load.difference import is_live
 from extract_load.digests import Value
@@ -80,7 +80,10 @@ def since_publish(plan: TablePlan) -> Standing:
     if why is not None or watermark is None or watermark.snapshot_xid is None:
         return unknown(plan)
     low, leaves = watermark.snapshot_xid, plan.source.leaves
-    moves = plan.settings.sync_mode is SyncMode.FULL_SYNC and plan.settings.custom_where is not None
+    where = plan.settings.custom_where
+    moves = (
+        plan.settings.sync_mode is SyncMode.FULL_SYNC and where is not None and where.may_move_alone
+    )
     # Every transaction below xmin had ended when it was published, and none at or above it has.
     is_quiet = cut.xmin == cut.xmax == low and all(leaf.kind in "rm" for leaf in leaves)
     if is_quiet:
@@ -168,9 +171,16 @@ def _failed(plan: TablePlan, found: TableDifference) -> VerificationFailed:
 
 
 def source_values(plan: TablePlan, names: tuple[str, ...]) -> tuple[Value, ...]:
-    """Returns columns as the source has them, on their way to the raw table's types."""
+    """Returns columns as the source has them, on their way to the raw table's types.
+
+    What a mask makes NULL is a text, which cannot be taken for bytes: NULL is alike in any type.
+    """
     columns = [plan.contract.column(name) for name in names]
-    return tuple(Value(column.expression, column.target_type) for column in columns)
+    nulls = {name for name, mask in plan.settings.mask if mask is Mask.NULL}
+    return tuple(
+        Value(column.expression, "text" if column.name in nulls else column.target_type)
+        for column in columns
+    )
 
 
 def raw_values(plan: TablePlan, names: tuple[str, ...], alias: str) -> tuple[Value, ...]:

@@ -58,6 +58,36 @@ def test_a_soft_delete_and_a_revival_are_versions_of_an_order(
     assert_history_has_no_gap(warehouse, ORDERS, "order_id")
 
 
+def test_a_change_that_keeps_its_time_is_a_version_of_an_order(
+    warehouse: Warehouse, dbt: Dbt
+) -> None:
+    """Of two updates that waited for each other, the later one may carry the earlier time."""
+    warehouse.publish(
+        "UPDATE raw_data.digitalocean_orders SET status = 'shipped', _loaded_at = %(at)s"
+        " WHERE id = 1"
+    )
+    take_snapshots(dbt)
+    changed = [("paid", "False", False), ("shipped", "False", True)]
+    assert versions(warehouse, ORDERS, "order_id", "order_status") == changed
+    assert_history_has_no_gap(warehouse, ORDERS, "order_id")
+
+
+def test_an_order_that_returns_as_it_was_is_valid_once_at_any_time(
+    warehouse: Warehouse, dbt: Dbt
+) -> None:
+    update = "UPDATE raw_data.digitalocean_orders SET _loaded_at = %(at)s, _deleted_at"
+    warehouse.publish(f"{update} = %(at)s WHERE id = 1")
+    take_snapshots(dbt)
+    warehouse.publish(f"{update} = NULL WHERE id = 1")
+    take_snapshots(dbt)
+
+    returned = [("paid", "False", False), ("paid", "True", False), ("paid", "False", True)]
+    assert versions(warehouse, ORDERS, "order_id", "order_status") == returned
+    assert_history_has_no_gap(warehouse, ORDERS, "order_id")
+    ends = f"SELECT count(*) FROM {ORDERS} WHERE dbt_valid_to <= dbt_valid_from"
+    assert warehouse.execute(ends) == [(0,)]
+
+
 def test_a_hard_delete_and_a_return_are_versions_of_a_product(
     warehouse: Warehouse, dbt: Dbt
 ) -> None:

@@ -304,6 +304,37 @@ def no_false_alarm(items: Database, target: Database, table: dict[str, Any], rou
     assert min(written) > rounds
 
 
+@pytest.mark.parametrize(
+    ("type_text", "value"), [("bytea", "'\\x00'"), ('"char"', "'x'"), ("char(3)", "'a'")]
+)
+def test_bytes_that_a_mask_makes_null_are_compared(
+    source: Database, target: Database, type_text: str, value: str
+) -> None:
+    source.execute(
+        f"CREATE TABLE public.items (id int PRIMARY KEY, kept text, gone {type_text});"
+        f"INSERT INTO public.items SELECT i, 'kept', {value} FROM generate_series(1, 50) AS i"
+    )
+    table = {**FULL, "mask": {"gone": None}, "verify": "checksum"}
+    land_one(source, target, table)
+    assert verify(source, target, table).status == "equal"
+    target.execute(f"UPDATE {RAW} SET gone = {value} WHERE id = 3")
+
+    assert counts(verify(source, target, table)) == (0, 0, 1, 0)
+
+
+@pytest.mark.parametrize("is_moving", [False, True], ids=["quiet", "moving"])
+def test_rows_that_a_custom_where_cannot_lose_by_itself_are_missing(
+    items: Database, target: Database, is_moving: bool
+) -> None:
+    table = {**FULL, "custom_where": "id <= 900"}
+    land_one(items, target, table)
+    if is_moving:
+        move_on(items)
+    target.execute(f"DELETE FROM {RAW} WHERE id <= 5")
+
+    assert counts(verify(items, target, table)) == (5, 0, 0, 0)
+
+
 def test_masked_and_mapped_columns_are_compared_as_they_land(
     source: Database, target: Database
 ) -> None:
