@@ -1,4 +1,4 @@
-"""How the system schedules a thread that reads from a server."""
+"""How the system schedules a thread that moves rows."""
 
 import os
 from contextlib import suppress

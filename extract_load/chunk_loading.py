@@ -46,7 +46,7 @@ class LandingCounts:
     """Loaded by earlier runs, and kept."""
     retries: int = 0
     loading_since: float = field(default_factory=time.monotonic)
-    """When the first chunk began, on the monotonic clock."""
+    """When the first rows were asked for, on the monotonic clock."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, stats: CopyStats) -> None:

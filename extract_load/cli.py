@@ -178,7 +178,7 @@ def run(**options: Any) -> int:
 @cli_options.since
 @cli_options.allow_rewrite
 def plan(**options: Any) -> int:
-    """Shows what a run would do. Creates nothing, reads no row."""
+    """Shows what a run would do. Creates nothing, lands no row."""
     from extract_load import runner
     from extract_load.dbt_models import read_models
     from extract_load.landing import LandingOptions

@@ -33,8 +33,6 @@ from extract_load.snapshot import SourceSnapshot
 from extract_load.table_plan import TablePlan
 from extract_load.watermark import xmin_predicate, xmin_window
 
-_NAMES = ("reg", "aclitem")
-"""How types begin whose texts are names in the catalog: renaming an object changes them."""
 _NAMED_IN_ERRORS = 5
 
 
@@ -88,8 +86,7 @@ def since_publish(plan: TablePlan) -> Standing:
     is_quiet = cut.xmin == cut.xmax == low and all(leaf.kind in "rm" for leaf in leaves)
     if is_quiet:
         return Standing(is_same=True, recent=_for_all(plan, NO_ROW), membership_moves=moves)
-    holds_names = any(column.source_type.startswith(_NAMES) for column in plan.contract.columns)
-    if xmin_window(low, cut.xmax) is None or holds_names:
+    if xmin_window(low, cut.xmax) is None or plan.source.shows_a_catalog:
         return unknown(plan)
     altered = altered_leaves(watermark.fingerprint, plan.fingerprint)
     written = xmin_predicate(low, cut.xmax, cut.version)

@@ -21,7 +21,7 @@ class SyncMode(StrEnum):
     """How a table follows its source."""
 
     FULL_SYNC = "full_sync"
-    """Every run reads the whole table; the raw table becomes the snapshot."""
+    """The raw table becomes the snapshot; changes alone are read where row versions allow it."""
     INCREMENTAL_SYNC = "incremental_sync"
     """Rows whose cursor column is at or above the last watermark are merged by key."""
     XMIN_INCREMENTAL = "xmin_incremental"
@@ -270,7 +270,8 @@ class TableSettings:
     enable_checkpoint: bool = True
     """False: a run that broke off is not gone on from; the next one starts the table over."""
     max_retries: Annotated[int, Field(ge=0)] = 3
-    """How often a chunk is tried again after a fault that may pass."""
+    """How often a chunk, a pass that keeps nothing new, or a write into the ledger is tried again
+    after a fault that may pass."""
     parallel_workers: Annotated[int, Field(ge=1, le=32)] = 1
     """Chunks of this table moved at the same time, each over connections of its own."""
     memory_limit_mb: Annotated[int, Field(ge=16)] = 256
@@ -353,7 +354,7 @@ class RunSettings:
     target_connection: ConnectionId | None = None
     """Connection id of the target of tables that name none."""
     tables_in_parallel: Annotated[int, Field(ge=1, le=32)] = 2
-    """Tables landed at the same time."""
+    """Source tables landed at the same time; all targets of one are."""
     source_max_connections: Annotated[int, Field(ge=3)] = 4
     """Connections a run may hold on one source; two of them read no rows."""
     snapshot_max_age: Duration = timedelta(minutes=15)

@@ -1,7 +1,8 @@
 """Sessions: one psycopg2 connection each, in transactions that say how long they may wait.
 
 Settings are made with SET LOCAL inside each transaction, because a transaction-pooling PgBouncer
-hands the next transaction to another server session, and an older one refuses `options=` in a DSN.
+hands the next transaction to another server session, and an older one refuses `options=` in a DSN
+(`login` makes one that way, where a server needs it).
 """
 
 import fcntl
@@ -115,7 +116,7 @@ class Session:
         name: str = "extract-load",
         attempts: int = CONNECT_ATTEMPTS,
     ) -> None:
-        """Connects, trying again for about three seconds while the server cannot be reached.
+        """Connects, trying again for about two seconds while the server cannot be reached.
 
         Args:
             parameters: Where to.

@@ -109,6 +109,9 @@ def reaching(unit: str, lookback: timedelta, open_for: timedelta) -> timedelta:
 def uuid_at(moment: str, *, is_last: bool) -> str:
     """Returns the first, or the last, uuid whose leading 48 bits are a moment's milliseconds.
 
+    Raises:
+        ValueError: If 48 bits do not hold the moment.
+
     Example:
         >>> uuid_at("1970-01-01 00:00:00.5+00", is_last=False)
         '00000000-01f4-0000-0000-000000000000'

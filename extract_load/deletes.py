@@ -214,7 +214,7 @@ def guard(plan: TablePlan, *, source_rows: int, live_rows: int, gone_rows: int) 
 
     Raises:
         GuardTripped: If the source has no rows while the raw table has, or more than
-            `max_delete_ratio` of the live rows would go.
+            `max_delete_ratio` of the live rows, and more than 20, would go.
     """
     if not gone_rows:
         return

@@ -120,6 +120,10 @@ class SourceUnavailable(SourceError):
     retryable = True
 
 
+class SourceBusy(SourceUnavailable):
+    """The source stayed above a limit for as long as a run waits; a later run may find it calm."""
+
+
 class SnapshotLost(SourceUnavailable):
     """The run's snapshot of the source no longer serves; another one may."""
 

@@ -319,7 +319,7 @@ def require_regular_cursor(source: SourceSnapshot, plan: TablePlan) -> None:
             raise SchemaMismatch(
                 f'column "{cursor.name}" of {plan.settings.source.said} is no {cursor.type}',
                 f'A row has "{found[0][0]}"; only eight digits are in the order of days. '
-                "Nothing was read.",
+                "Nothing was landed.",
                 f'Mend the rows, set "incremental_field_type" to {cursor.plain_type}, or leave '
                 'them out with "custom_where".',
             )

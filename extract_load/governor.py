@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from extract_load import log
 from extract_load.config import RunSettings, duration_text
-from extract_load.errors import SourceUnavailable
+from extract_load.errors import SourceBusy
 from extract_load.memory import MemoryBudget
 
 _ASK_SECONDS = 1.0
@@ -86,6 +86,7 @@ class Governor:
         self._conn_id = conn_id
         self._lock = threading.Lock()
         self._asked_at = 0.0
+        self._strained: str | None = None
         self._blind: set[str] = set()
         rate = run.throttle_mb_per_second
         self._bucket = Bucket(rate * 2**20, time.monotonic()) if rate else None
@@ -112,7 +113,7 @@ class Governor:
             ask: Returns how it fares.
 
         Raises:
-            SourceUnavailable: If it stays above it for ten minutes.
+            SourceBusy: If it stays above it for ten minutes.
         """
         if self.run.max_replica_lag is None and self.run.max_active_sessions is None:
             return
@@ -123,7 +124,7 @@ class Governor:
                 logger.info("waits for the source", extra={"why": strain})
                 told = True
             if time.monotonic() >= deadline:
-                raise SourceUnavailable(
+                raise SourceBusy(
                     f'source "{self._conn_id}" did not become calm',
                     f"For {WAIT_LIMIT_SECONDS:g} s {strain}. Nothing was published.",
                     "Run again at a calmer hour, or raise the limit.",
@@ -131,14 +132,17 @@ class Governor:
             time.sleep(_ASK_SECONDS)
 
     def _strain(self, ask: Callable[[], Fares]) -> str | None:
+        """What is above a limit: asked once a second, and told to all who want to read."""
         with self._lock:
             now = time.monotonic()
             if now < self._asked_at + _ASK_SECONDS:
-                return None
+                return self._strained
             self._asked_at = now
         fares = ask()
-        self._tell_blind("max_active_sessions", fares.active)
-        return fares.strain(self.run)
+        for key in ("max_active_sessions", "max_replica_lag"):
+            self._tell_blind(key, fares.active)
+        self._strained = fares.strain(self.run)
+        return self._strained
 
     def _tell_blind(self, key: str, found: object) -> None:
         if getattr(self.run, key) is None or found is not None or key in self._blind:

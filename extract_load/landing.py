@@ -62,12 +62,15 @@ class LandingOptions:
     """What a user may ask of one run."""
 
     full_refresh: bool = False
+    """Reads whole tables."""
     since: str | None = None
     """Lowers the low bound of tables in `incremental_sync`, for this run."""
     allow_deletes: bool = False
+    """Switches the delete guards off."""
     allow_rewrite: bool = False
     """Whether raw tables may be altered while their readers wait."""
     wait_seconds: float = 60.0
+    """For a table that another run writes."""
     after_publish: AfterPublish | None = None
     """Called with the lease held: no other run publishes meanwhile. Raises nothing."""
 
@@ -144,7 +147,8 @@ class Landing:
             shared: Where it meets the other targets of its source table.
 
         Raises:
-            ExtractLoadError: Whatever went wrong; nothing was published then.
+            ExtractLoadError: Whatever went wrong. Nothing was published then, unless the answer to
+                the publish's COMMIT was lost, or the run was interrupted after it.
         """
         loading = ChunkLoading(self._registry, self._target, self.counts, progress, shared)
         held = self.steadily(self._acquire(options.wait_seconds))
@@ -310,7 +314,8 @@ class Landing:
         self._kept = len(resumed.kept)
         self.counts.chunks_resumed = len(others)
         self.counts.chunks_planned = self.counts.chunks + to_load
-        self.counts.loading_since = time.monotonic()
+        if not self.counts.rows_read:
+            self.counts.loading_since = time.monotonic()
         if resumed.kept:
             facts = {"chunks_kept": len(resumed.kept), "chunks_left": to_load}
             logger.info("goes on", extra=facts)

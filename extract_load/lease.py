@@ -137,7 +137,8 @@ def end_transaction(session: Session, lost: ServerTransaction) -> None:
 def _taken_over(lease: Lease) -> LeaseHeld:
     return LeaseHeld(
         f"the lease of {lease.target.said} was taken over by another run",
-        f"Run {lease.run_id} was silent for more than {EXPIRY_SECONDS:g} s.",
+        f"The session of run {lease.run_id} had ended, or was silent for more than "
+        f"{EXPIRY_SECONDS:g} s.",
         'Run again after the other run has ended; "extract-load status" shows it.',
     )
 
@@ -166,7 +167,8 @@ def release(session: Session, lease: Lease) -> None:
 class Heartbeat:
     """Threads that keep a run's leases alive.
 
-    One a server: a target that does not answer expires no lease on another.
+    For each target one beats, and one looks whether it answers: a target that does not expires no
+    lease on another.
     """
 
     def __init__(self, run_id: str, sever: Callable[[str], None] = lambda _: None) -> None:
@@ -240,5 +242,5 @@ class Heartbeat:
             try:
                 session.execute("SELECT 1")
             except ExtractLoadError as error:
-                logger.warning("snapshot lost", extra={"why": error.primary})
+                logger.warning("the compared transaction was lost", extra={"why": error.primary})
                 return

@@ -57,7 +57,7 @@ class Load:
 
     @property
     def keys(self) -> TableName:
-        """The scratch table of all keys in the snapshot, where deletes need one."""
+        """The scratch table of keys in the snapshot that are compared, where deletes need one."""
         return self._beside("keys")
 
     @property
@@ -195,7 +195,7 @@ def pace_of(source: SourceSnapshot, reader: Session) -> Callable[[int], None]:
 
 
 def create_keys(session: Session, load: Load) -> None:
-    """Makes an empty table for all keys of the snapshot."""
+    """Makes an empty table for keys of the snapshot."""
     plan = load.plan
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(

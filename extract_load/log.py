@@ -24,7 +24,7 @@ def get_logger(name: str) -> logging.Logger:
 
 @contextmanager
 def bound(**facts: str) -> Iterator[None]:
-    """Puts facts on every line that its block logs in this thread."""
+    """Puts facts on every line of its block: of this thread, and of those that take its context."""
     token = _context.set({**_context.get(), **facts})
     try:
         yield
@@ -48,7 +48,7 @@ class KeyValueFormatter(logging.Formatter):
 def message_and_facts(record: logging.LogRecord) -> str:
     """Returns a record as `published run=1f3a rows=8123`, without time and level.
 
-    To be called where the record was logged: the run and the table belong to the thread.
+    To be called where the record was logged: the run and the table belong to its context.
     """
     return " ".join([record.getMessage(), *_facts(record)])
 

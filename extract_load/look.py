@@ -31,6 +31,14 @@ def look_and_plan(
         source: The snapshot it would be read in.
         session: To the target.
         asked: What the user asked for.
+
+    Raises:
+        ConfigError: If `since` is no value of the cursor.
+        SchemaMismatch: If key, cursor or columns do not fit.
+        SourceError: If there is no such table, the role may not read it, or `custom_where` may
+            not run.
+        TargetError: If the raw table is somebody else's.
+        SnapshotLost: If the snapshot has ended.
     """
     with session.transaction():
         state = read_target_state(session, table)
@@ -43,7 +51,7 @@ def plan_in(
     state: TargetState,
     asked: PlanOptions = NOTHING_ASKED,
 ) -> TablePlan:
-    """Returns the plan for a table whose target was looked at before. Arguments as above."""
+    """Returns the plan for a table whose target was looked at before; the rest is as above."""
     schema = source.table(table.source)
     table = readable_part(table, schema, source.parameters)
     leaves = tuple(replace(leaf, search_path=table.search_path) for leaf in schema.leaves)

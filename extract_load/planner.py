@@ -64,6 +64,7 @@ def plan_table(
 
     Raises:
         SchemaMismatch: If key, cursor or columns do not fit.
+        SourceError: If the mode reads by xmin, and rows have none.
         TargetError: If the raw table is somebody else's.
     """
     settings = settings.sized(source.estimated_rows)

@@ -62,10 +62,10 @@ def publish(
     Raises:
         KeysNeeded: If counts were to prove that nothing is gone, and do not; no row is changed.
         VerificationFailed: If counts do not add up, or `prove` finds rows that differ.
-        GuardTripped: If too much would be deleted.
-        LeaseHeld: If another run took the lease over.
-        TargetUnavailable: If another transaction changed the same rows, or the target lost chunks
-            in a crash; trying again may help.
+        GuardTripped, LeaseHeld: If too much would be deleted; if another run took the lease over.
+        RawTableTouched: If the delta relies on the raw table's mark, and somebody wrote into it.
+        TargetError: If the raw table, an index or a foreign key of somebody else's is in the way.
+        TargetUnavailable: If others changed the same rows, or the target lost chunks in a crash.
     """
     plan = load.plan
     _lock_raw_table(session, plan)

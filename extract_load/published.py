@@ -30,8 +30,8 @@ def already_published(
         resolver: Asked first for connections.
 
     Returns:
-        Pairs of target connection and raw table as the settings write it. None when every table
-        is published, which was then asked for again, or when no table is.
+        Pairs of target connection and raw table as the settings write it. Empty when every
+        table is published, which was then asked for again, when none is, or where there is but one.
     """
     wanted = {
         (table.target_connection, table.target.parts): (

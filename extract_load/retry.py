@@ -13,6 +13,7 @@ import psycopg2
 
 from extract_load.errors import (
     ExtractLoadError,
+    SourceBusy,
     SourceError,
     SourceUnavailable,
     TargetError,
@@ -24,7 +25,7 @@ Side = Literal["source", "target", "server"]
 Result = TypeVar("Result")
 
 CONNECT_ATTEMPTS = 4
-"""Connecting is given up after about three seconds: longer faults are the scheduler's."""
+"""Connecting is given up after about two seconds: longer faults are the scheduler's."""
 
 _ERRORS: dict[Side, tuple[type[ExtractLoadError], type[ExtractLoadError]]] = {
     "source": (SourceError, SourceUnavailable),
@@ -233,8 +234,8 @@ class Patience:
         self._fruitless = 1 if kept > self._kept else self._fruitless + 1
         self._kept = max(kept, self._kept)
         may_help = isinstance(error, SourceUnavailable | TargetUnavailable)
-        was_waited_for = error.sqlstate == LOCK_NOT_AVAILABLE
-        if not may_help or was_waited_for or self._fruitless > self._tries:
+        is_waited_for = error.sqlstate == LOCK_NOT_AVAILABLE or isinstance(error, SourceBusy)
+        if not may_help or is_waited_for or self._fruitless > self._tries:
             return None
         return min(0.25 * 4.0 ** (self._fruitless - 1), 8.0) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 

@@ -1,7 +1,7 @@
 """Which changes of a column's type leave the rows of a table as they are.
 
-Pure: takes types as SQL writes them. What PostgreSQL rewrites beyond doubt or maybe is one here:
-a type that is not known to be kept needs `--allow-rewrite`.
+Pure: takes types as SQL writes them. What PostgreSQL rewrites for certain and what it may
+rewrite are treated alike: a change that is not known to keep the rows needs `--allow-rewrite`.
 """
 
 import re

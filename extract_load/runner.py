@@ -59,6 +59,7 @@ class RunOptions:
     invoked_by: Mapping[str, Any] = field(default_factory=dict)
     """Who asked, for the ledger."""
     progress: Progress = _no_progress
+    """Told after each chunk."""
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ class SourceSnapshot:
         """Returns a table as the snapshot's catalog has it.
 
         Raises:
+            SourceError: If there is no such table.
             SnapshotLost: If the snapshot has ended.
         """
         self._require_young()

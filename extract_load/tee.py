@@ -11,7 +11,8 @@ from extract_load.connection import Session
 from extract_load.spool import BLOCK_BYTES, Sink, Spool
 
 _LOOK_SECONDS = 0.002
-"""Between two looks whether a full pipe has room again; a pipe lasts about ten times as long."""
+"""Between two looks whether a full pipe has room again. What it holds keeps its target busy for
+about ten times as long."""
 
 
 class Pipe(Sink, Protocol):

@@ -94,7 +94,7 @@ class TypeContract:
         return "binary" if all(column.is_binary_safe for column in self.columns) else "text"
 
     def column(self, name: str) -> ColumnContract:
-        """Returns one column's contract."""
+        """Returns the contract of a column that is landed."""
         return next(column for column in self.columns if column.name == name)
 
 

@@ -50,7 +50,7 @@ class Verification:
         """Opens nothing yet.
 
         Args:
-            settings: How many tables at a time, and connections to a source.
+            settings: How many tables at a time, and connections of each one's own snapshot.
             tables: What to verify; those not enabled are left out.
             connections: By connection id.
         """

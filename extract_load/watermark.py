@@ -20,12 +20,13 @@ _HASHED_LIST_VERSION = 140000
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a table a run reads, from `low` (inclusive) to `high`."""
+    """What a run reads from: values of the cursor as text, or 64-bit transaction ids."""
 
     low: str | None
-    """None: from the beginning."""
+    """Inclusive. None: from the beginning."""
     high: str
-    """Fixed before the first row is read."""
+    """Fixed before the first row is read: the id that a window of transactions ends before. For a
+    cursor, and in `full_sync`, the snapshot's time, which bounds nothing."""
 
 
 @dataclass(frozen=True)

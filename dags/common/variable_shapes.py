@@ -57,13 +57,13 @@ class MonitoringThresholds:
     __pydantic_config__: ClassVar[Any] = _STRICT_KEYS
 
     max_execution_seconds: Annotated[int, Field(ge=1)] | None = None
-    """A load that takes longer is ended; also told when a run of the DAG took longer."""
+    """A load that takes longer is ended; also told when a table's last run took longer."""
     min_success_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the last runs of a table that were done."""
     max_error_count: Annotated[int, Field(ge=0)] | None = None
     """Failed runs of a table among its last ones."""
     max_memory_mb: Annotated[int, Field(ge=1)] | None = None
-    """MiB that a load and its children held together at most."""
+    """MiB that the process of a table's last run held at most."""
     max_age_seconds: Annotated[int, Field(ge=1)] | None = None
     """Time since the last publish of a table."""
     over_last_runs: Annotated[int, Field(ge=1)] = 20

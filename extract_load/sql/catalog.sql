@@ -1,4 +1,4 @@
--- What a database's catalog says about a server and about one table.
+-- What a database's catalog says about a server and about tables.
 
 -- name: server
 -- The server and the transaction's snapshot, on a primary or a standby. A primary's timeline is
@@ -36,7 +36,7 @@ select
     end::text
 
 -- name: open_transactions
--- How long the oldest transaction of this database has run that is not this one. A reading that
+-- When the oldest transaction of this database began that is not this one. A reading that
 -- sees none tells that none is older than itself.
 select
     case

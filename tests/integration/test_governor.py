@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from extract_load.config import RunSettings
-from extract_load.errors import SourceError, SourceUnavailable, TargetUnavailable
+from extract_load.errors import SourceBusy, SourceError, SourceUnavailable, TargetUnavailable
 from extract_load.governor import Fares, Governor
 from extract_load.memory import MemoryBudget
 from extract_load.report import RunReport
@@ -280,7 +281,7 @@ def test_a_busy_source_is_waited_for(
     caplog.set_level("INFO", "extract_load")
     busy = threading.Thread(target=items.execute, args=("SELECT pg_sleep(3)",))
     busy.start()
-    while not items.execute("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%sleep(3)'"):
+    while not items.execute("SELECT pid FROM pg_stat_activity WHERE query LIKE '%sleep(3)'"):
         time.sleep(0.01)
     started = time.monotonic()
 
@@ -303,11 +304,12 @@ def test_a_role_that_sees_no_sessions_is_told_once(
     table = {**FULL, "batch_size": 500}
     blind = replace(items, user="blind")
 
-    (result,) = land_with(blind, target, table, max_active_sessions=0).tables
+    limits = {"max_active_sessions": 0, "max_replica_lag": "0s"}
+    (result,) = land_with(blind, target, table, **limits).tables
 
     assert result.error is None
     told = [record for record in caplog.records if record.msg == "a limit cannot be kept"]
-    assert [record.key for record in told] == ["max_active_sessions"]  # type: ignore[attr-defined]
+    assert [record.key for record in told] == list(limits)  # type: ignore[attr-defined]
     items.execute("DROP OWNED BY blind; DROP ROLE blind")
 
 
@@ -332,11 +334,50 @@ def test_a_source_that_is_never_calm_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("extract_load.governor.WAIT_LIMIT_SECONDS", 1.0)
     governor = Governor("shop", RunSettings(max_active_sessions=0), MemoryBudget())
 
-    with pytest.raises(SourceUnavailable, match='source "shop" did not become calm') as caught:
+    with pytest.raises(SourceBusy, match='source "shop" did not become calm') as caught:
         governor.wait_until_calm(lambda: Fares(None, 7))
 
     assert "7 sessions are active, max_active_sessions is 0" in caught.value.detail
     assert "raise the limit" in caught.value.hint
+
+
+def test_a_busy_source_holds_back_everybody() -> None:
+    """It is asked once a second: who comes in between hears what the last one was told."""
+    governor = Governor("shop", RunSettings(max_active_sessions=0), MemoryBudget())
+    is_busy = threading.Event()
+    is_busy.set()
+
+    def ask() -> Fares:
+        return Fares(None, 7 if is_busy.is_set() else 0)
+
+    with futures.ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(governor.wait_until_calm, ask)]
+        time.sleep(0.3)  # it was told, and asks again in 0.7 s
+        waiting += [pool.submit(governor.wait_until_calm, ask) for _ in range(2)]
+        ended, _ = futures.wait(waiting, 2.5, futures.FIRST_COMPLETED)
+        is_busy.clear()
+        assert ended == set()
+        for one in waiting:
+            one.result(5)
+
+
+def test_a_source_that_stays_busy_ends_the_table_once(
+    items: Database, target: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has waited for ten minutes does not wait for three times ten more."""
+    monkeypatch.setattr("extract_load.governor.WAIT_LIMIT_SECONDS", 1.0)
+    with futures.ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(items.execute, "SELECT pg_sleep(60)")
+        asleep = "FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"
+        while not items.execute(f"SELECT pid {asleep}"):
+            time.sleep(0.01)
+        (result,) = land_with(items, target, FULL, max_active_sessions=0).tables
+        items.execute(f"SELECT pg_cancel_backend(pid) {asleep}")
+        assert busy.exception(10) is not None
+
+    assert isinstance(result.error, SourceBusy)
+    assert result.error.retryable
+    assert result.retries == 0
 
 
 # ---------------------------------------------------------------- stalls

@@ -49,11 +49,22 @@ def test_a_row_that_enters_custom_where_unwritten_is_pending(
     assert counts(verify(items, target, table)) == (0, 0, 1, 2)
 
 
-def test_a_text_that_is_a_name_may_have_been_renamed(source: Database, target: Database) -> None:
+@pytest.mark.parametrize(
+    ("made", "type_", "value"),
+    [
+        ("", "regclass", "'public.other'"),
+        ("CREATE DOMAIN public.place AS regclass;", "public.place", "'public.other'"),
+        ("CREATE TYPE public.spot AS (at regclass);", "public.spot", "ROW('public.other')"),
+        ("", "regclass[]", "'{public.other}'"),
+    ],
+)
+def test_a_text_that_is_a_name_may_have_been_renamed(
+    source: Database, target: Database, made: str, type_: str, value: str
+) -> None:
     source.execute(
-        "CREATE TABLE public.other (a int);"
-        "CREATE TABLE public.items (id int PRIMARY KEY, what regclass);"
-        "INSERT INTO public.items VALUES (1, 'public.other')"
+        f"CREATE TABLE public.other (a int); {made}"
+        f"CREATE TABLE public.items (id int PRIMARY KEY, what {type_});"
+        f"INSERT INTO public.items VALUES (1, {value})"
     )
     land_one(source, target, FULL)
     source.execute("ALTER TABLE public.other RENAME TO another")
