@@ -276,18 +276,20 @@ class Landing:
         """Takes a newer snapshot where another run published one while this run waited.
 
         The lease comes after the run's snapshot; without this a raw table would go back in time.
+        The one that has replaced it for another table of the run may be too old as well.
         """
         watermark = self._read_watermark(session)
-        if watermark is None or not is_overtaken(self._source.cut, watermark):
-            return
-        if self._source.has_reached(watermark.lsn or "0/0"):
-            self._source = self._renew(self._source)
-        elif self._source.cut.is_standby:
-            raise SourceUnavailable(
-                f'standby "{self._table.source_connection}" is behind what is published',
-                f"It has not replayed WAL position {watermark.lsn} yet. Nothing was published.",
-                "Wait until it has caught up, or read from the primary.",
-            )
+        while watermark is not None and is_overtaken(self._source.cut, watermark):
+            if self._source.has_reached(watermark.lsn or "0/0"):
+                self._source = self._renew(self._source)
+            elif self._source.cut.is_standby:
+                raise SourceUnavailable(
+                    f'standby "{self._table.source_connection}" is behind what is published',
+                    f"It has not replayed WAL position {watermark.lsn} yet. Nothing was published.",
+                    "Wait until it has caught up, or read from the primary.",
+                )
+            else:  # restored: the plan says so
+                return
 
     def _read_watermark(self, session: Session) -> Watermark | None:
         with session.transaction():

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.landing import assert_equal, land, land_one, prepared_run
+from extract_load import lease
+from tests.support.landing import assert_equal, land, land_one, prepared_run, settings
 from tests.support.servers import Database
 from tests.support.tables import MODES, RAW, XMIN, change_items, create_items, leftovers
 
@@ -232,6 +233,36 @@ def test_a_run_that_waited_does_not_take_the_raw_table_back_in_time(
     change_items(items)
     land_one(items, target, table)
     assert_equal(items, target, table)
+
+    report = waited.execute()
+
+    assert report.status == "done"
+    assert report.tables[0].rows_deleted == 0
+    assert_equal(items, target, table)
+
+
+@EVERY_MODE
+def test_a_run_that_waited_takes_no_other_old_snapshot(
+    items: Database,
+    target: Database,
+    table: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another table of the run replaced its snapshot before that other run published, too."""
+    waited = prepared_run(items, target, table)
+    declared = settings(table).tables[0]
+    acquire, left = lease.acquire, [waited]
+
+    def wait(*arguments: Any) -> lease.Lease:
+        if left:
+            run = left.pop()
+            run._newer_source(declared, run._source(declared))
+            change_items(items)
+            land_one(items, target, table)
+        return acquire(*arguments)
+
+    land_one(items, target, table)
+    monkeypatch.setattr(lease, "acquire", wait)
 
     report = waited.execute()
 
