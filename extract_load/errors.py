@@ -4,6 +4,7 @@
     ├── ConfigError          settings or arguments are wrong; exit status 2
     ├── SourceError          the source refused or cannot do it
     │   └── SourceUnavailable    ... and may be there again in a moment (retryable)
+    │       ├── SourceBusy           ... at a calmer hour
     │       └── SnapshotLost         ... under another snapshot
     │           └── SnapshotTooOld       ... since this one reached its age
     ├── TargetError          the target refused or cannot do it

@@ -85,7 +85,8 @@ class Governor:
         self.memory = memory
         self._conn_id = conn_id
         self._lock = threading.Lock()
-        self._asked_at = 0.0
+        self._asking = threading.Lock()
+        self._asked_at = -_ASK_SECONDS
         self._strained: str | None = None
         self._blind: set[str] = set()
         rate = run.throttle_mb_per_second
@@ -132,17 +133,15 @@ class Governor:
             time.sleep(_ASK_SECONDS)
 
     def _strain(self, ask: Callable[[], Fares]) -> str | None:
-        """What is above a limit: asked once a second, and told to all who want to read."""
-        with self._lock:
-            now = time.monotonic()
-            if now < self._asked_at + _ASK_SECONDS:
-                return self._strained
-            self._asked_at = now
-        fares = ask()
-        for key in ("max_active_sessions", "max_replica_lag"):
-            self._tell_blind(key, fares.active)
-        self._strained = fares.strain(self.run)
-        return self._strained
+        """What is above a limit: asked once a second; who comes meanwhile waits for the answer."""
+        with self._asking:
+            if time.monotonic() >= self._asked_at + _ASK_SECONDS:
+                fares = ask()
+                for key in ("max_active_sessions", "max_replica_lag"):
+                    self._tell_blind(key, fares.active)
+                self._strained = fares.strain(self.run)
+                self._asked_at = time.monotonic()
+            return self._strained
 
     def _tell_blind(self, key: str, found: object) -> None:
         if getattr(self.run, key) is None or found is not None or key in self._blind:

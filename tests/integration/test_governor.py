@@ -281,8 +281,8 @@ def test_a_busy_source_is_waited_for(
     caplog.set_level("INFO", "extract_load")
     busy = threading.Thread(target=items.execute, args=("SELECT pg_sleep(3)",))
     busy.start()
-    while not items.execute("SELECT pid FROM pg_stat_activity WHERE query LIKE '%sleep(3)'"):
-        time.sleep(0.01)
+    asleep = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%sleep(3)'"
+    wait_for(lambda: bool(items.execute(asleep)), "the busy session")
     started = time.monotonic()
 
     (result,) = land_with(items, target, FULL, max_active_sessions=0).tables
@@ -361,6 +361,27 @@ def test_a_busy_source_holds_back_everybody() -> None:
             one.result(5)
 
 
+def test_nobody_begins_before_the_first_answer() -> None:
+    """The workers of a run come at once: all wait for the one that asks."""
+    governor = Governor("shop", RunSettings(max_active_sessions=0), MemoryBudget())
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def ask() -> Fares:
+        asked.set()
+        assert may_answer.wait(10)
+        return Fares(None, 0)
+
+    with futures.ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(governor.wait_until_calm, ask)]
+        assert asked.wait(5)
+        waiting += [pool.submit(governor.wait_until_calm, ask) for _ in range(2)]
+        ended, _ = futures.wait(waiting, 0.5, futures.FIRST_COMPLETED)
+        may_answer.set()
+        assert ended == set()
+        for one in waiting:
+            one.result(5)
+
+
 def test_a_source_that_stays_busy_ends_the_table_once(
     items: Database, target: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,8 +390,7 @@ def test_a_source_that_stays_busy_ends_the_table_once(
     with futures.ThreadPoolExecutor(1) as pool:
         busy = pool.submit(items.execute, "SELECT pg_sleep(60)")
         asleep = "FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"
-        while not items.execute(f"SELECT pid {asleep}"):
-            time.sleep(0.01)
+        wait_for(lambda: bool(items.execute(f"SELECT pid {asleep}")), "the busy session")
         (result,) = land_with(items, target, FULL, max_active_sessions=0).tables
         items.execute(f"SELECT pg_cancel_backend(pid) {asleep}")
         assert busy.exception(10) is not None
