@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import replace
@@ -341,45 +341,41 @@ def test_a_source_that_is_never_calm_is_given_up(monkeypatch: pytest.MonkeyPatch
     assert "raise the limit" in caught.value.hint
 
 
-def test_a_busy_source_holds_back_everybody() -> None:
-    """It is asked once a second: who comes in between hears what the last one was told."""
+def nobody_begins(fares: Callable[[], Fares], release: Callable[[], None], seconds: float) -> None:
+    """Proves that a worker, and two that come once it asks, wait for so long, and then begin."""
     governor = Governor("shop", RunSettings(max_active_sessions=0), MemoryBudget())
-    is_busy = threading.Event()
-    is_busy.set()
-
-    def ask() -> Fares:
-        return Fares(None, 7 if is_busy.is_set() else 0)
-
-    with futures.ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(governor.wait_until_calm, ask)]
-        time.sleep(0.3)  # it was told, and asks again in 0.7 s
-        waiting += [pool.submit(governor.wait_until_calm, ask) for _ in range(2)]
-        ended, _ = futures.wait(waiting, 2.5, futures.FIRST_COMPLETED)
-        is_busy.clear()
-        assert ended == set()
-        for one in waiting:
-            one.result(5)
-
-
-def test_nobody_begins_before_the_first_answer() -> None:
-    """The workers of a run come at once: all wait for the one that asks."""
-    governor = Governor("shop", RunSettings(max_active_sessions=0), MemoryBudget())
-    asked, may_answer = threading.Event(), threading.Event()
+    asked = threading.Event()
 
     def ask() -> Fares:
         asked.set()
-        assert may_answer.wait(10)
-        return Fares(None, 0)
+        return fares()
 
     with futures.ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(governor.wait_until_calm, ask)]
         assert asked.wait(5)
         waiting += [pool.submit(governor.wait_until_calm, ask) for _ in range(2)]
-        ended, _ = futures.wait(waiting, 0.5, futures.FIRST_COMPLETED)
-        may_answer.set()
+        ended, _ = futures.wait(waiting, seconds, futures.FIRST_COMPLETED)
+        release()
         assert ended == set()
         for one in waiting:
             one.result(5)
+
+
+def test_a_busy_source_holds_back_everybody() -> None:
+    """It is asked once a second: who comes in between hears what the last one was told."""
+    is_calm = threading.Event()
+    nobody_begins(lambda: Fares(None, 0 if is_calm.is_set() else 7), is_calm.set, 2.5)
+
+
+def test_nobody_begins_before_the_first_answer() -> None:
+    """The workers of a run come at once: all wait for the one that asks."""
+    may_answer = threading.Event()
+
+    def fares() -> Fares:
+        assert may_answer.wait(10)
+        return Fares(None, 0)
+
+    nobody_begins(fares, may_answer.set, 0.5)
 
 
 def test_a_source_that_stays_busy_ends_the_table_once(
